@@ -1,0 +1,208 @@
+"""Index, categories, interactions, targets and balancing, against naive versions and by their properties."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from xrec.config import Balance, Categories, Weights
+from xrec.evaluation.folds import Fold, history_of, horizon_of
+from xrec.features.balance import balance_events, factors_of
+from xrec.features.index import assign_dense_index, describe_index, index_items
+from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
+
+pytestmark = pytest.mark.spark
+
+AS_OF = datetime(2024, 3, 1, tzinfo=timezone.utc)
+FOLD = Fold(name="test-2024-03-01", purpose="test", as_of=AS_OF, horizon=timedelta(days=30))
+WEIGHTS = Weights(event_types={"purchase": 1.0, "view": 0.1})
+CATEGORIES = {item: f"c{item % 5}" for item in range(40)}
+EVENTS_DDL = (
+    "event_id string, user_idx int, item_idx int, event_type string, event_ts timestamp, "
+    "category string, recommendable boolean"
+)
+
+
+def random_events(seed: int, num_events: int = 600) -> list[tuple[str, int, int, str, datetime, str, bool]]:
+    drawn = random.Random(seed)
+    rows = []
+    for number in range(num_events):
+        item = min(int(drawn.expovariate(0.1)), 39)
+        kind = "purchase" if drawn.random() < 0.6 else "view"
+        moment = AS_OF + timedelta(hours=drawn.randint(-24 * 60, 24 * 40))
+        rows.append((f"e{number}", drawn.randint(0, 24), item, kind, moment, CATEGORIES[item], item % 5 != 4))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[tuple[str, int, int, str, datetime, str, bool]]:
+    return random_events(7)
+
+
+@pytest.fixture(scope="module")
+def events(spark: SparkSession, rows: list[tuple[str, int, int, str, datetime, str, bool]]) -> DataFrame:
+    return spark.createDataFrame(rows, EVENTS_DDL)
+
+
+def test_index_is_dense_stable_and_inverts(spark: SparkSession) -> None:
+    ids = [f"{number:04d}" for number in range(57)]
+    first = assign_dense_index(
+        spark.createDataFrame([(i,) for i in ids[:40] + ids[:5]], "user_id string"), key="user_id", index="user_idx"
+    )
+    before = {row["user_id"]: row["user_idx"] for row in first.collect()}
+    assert sorted(before.values()) == list(range(40))
+    grown = assign_dense_index(
+        spark.createDataFrame([(i,) for i in reversed(ids)], "user_id string").repartition(3),
+        key="user_id",
+        index="user_idx",
+        existing=spark.createDataFrame(list(before.items()), "user_id string, user_idx int"),
+    )
+    after = {row["user_id"]: row["user_idx"] for row in grown.collect()}
+    assert {user: after[user] for user in before} == before
+    assert sorted(after.values()) == list(range(57))
+
+
+def test_index_depends_on_neither_order_nor_partitions(spark: SparkSession) -> None:
+    ids = spark.createDataFrame([(f"u{number}",) for number in range(200)], "user_id string")
+    one = assign_dense_index(ids.repartition(1), key="user_id", index="user_idx").collect()
+    other = assign_dense_index(ids.orderBy(F.desc("user_id")).repartition(7), key="user_id", index="user_idx").collect()
+    assert {tuple(row) for row in one} == {tuple(row) for row in other}
+
+
+def test_items_get_their_category_at_the_level(spark: SparkSession) -> None:
+    catalogue = spark.createDataFrame(
+        [("1", ["a", "b", "c"], "one"), ("2", ["a"], None), ("3", [], None), ("4", ["fuel"], None)],
+        "item_id string, category_path array<string>, label string",
+    )
+    events = spark.createDataFrame([("1",), ("9",)], "item_id string")
+    items = index_items(catalogue, events, existing=None, level=2, non_merchandise=("fuel",), num_buckets=4).collect()
+    found = {row["item_id"]: (row["category"], row["recommendable"], row["in_catalogue"]) for row in items}
+    assert found == {
+        "1": ("b", True, True),
+        "2": ("a", True, True),
+        "3": ("unknown", False, True),
+        "4": ("fuel", False, True),
+        "9": ("unknown", False, False),
+    }
+
+
+def test_one_user_or_one_category_is_an_error(spark: SparkSession) -> None:
+    items = spark.createDataFrame(
+        [("a", "x", True, True), ("b", "y", True, True)],
+        "item_id string, category string, in_catalogue boolean, recommendable boolean",
+    )
+    users = spark.createDataFrame([("u", 0), ("v", 1)], "user_id string, user_idx int")
+    assert describe_index(items, users)["users"] == "2"
+    with pytest.raises(ValueError, match="found 1 user, expected at least 2"):
+        describe_index(items, users.limit(1))
+    with pytest.raises(ValueError, match="found 1 category that may be recommended"):
+        describe_index(items.where("category = 'x'"), users)
+
+
+def naive_categories(
+    rows: list, look_back_days: float | None = None
+) -> dict[tuple[int, str], tuple[float, bool, bool]]:
+    weight: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    touched = set()
+    for _, user, _, kind, moment, category, _ in rows:
+        if moment >= AS_OF:
+            continue
+        weight[user][category] += WEIGHTS.event_types[kind]
+        recent = look_back_days is None or AS_OF - moment <= timedelta(days=look_back_days)
+        if kind == "purchase" and recent:
+            touched.add((user, category))
+    expected = {}
+    for user, mix in weight.items():
+        covered, total = 0.0, sum(mix.values())
+        for position, (category, part) in enumerate(
+            sorted(mix.items(), key=lambda pair: (-round(pair[1], 9), pair[0]))
+        ):
+            home = position == 0 or covered < 0.8 * total - 1e-9
+            covered += part
+            expected[user, category] = (part, (user, category) in touched, home)
+    return expected
+
+
+@pytest.mark.parametrize("look_back_days", [None, 20.0])
+def test_touched_and_home_categories_match_the_words(
+    events: DataFrame, rows: list, look_back_days: float | None
+) -> None:
+    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    categories = Categories(look_back_days=look_back_days)
+    found = user_categories_of(weighted, FOLD, categories).collect()
+    expected = naive_categories(rows, look_back_days)
+    assert {(row["user_idx"], row["category"]): (row["touched"], row["home"]) for row in found} == {
+        key: value[1:] for key, value in expected.items()
+    }
+    for row in found:
+        assert row["weight"] == pytest.approx(expected[row["user_idx"], row["category"]][0])
+
+
+def test_home_is_the_smallest_covering_set(events: DataFrame) -> None:
+    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    mixes: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for row in user_categories_of(weighted, FOLD, Categories()).collect():
+        mixes[row["user_idx"]].append((row["weight"], row["home"]))
+    for mix in mixes.values():
+        total, home = sum(part for part, _ in mix), sorted(part for part, is_home in mix if is_home)
+        assert sum(home) >= 0.8 * total - 1e-6
+        assert len(home) == 1 or sum(home) - home[0] < 0.8 * total
+
+
+def test_targets_are_new_items_outside_the_categories(events: DataFrame, rows: list) -> None:
+    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    categories = Categories()
+    mix, had = user_categories_of(weighted, FOLD, categories), interactions_of(weighted, FOLD, categories)
+    found = targets_of(horizon_of(events, FOLD), mix, had, FOLD, categories).collect()
+    known = naive_categories(rows)
+    seen = {(user, item) for _, user, item, _, moment, _, _ in rows if moment < AS_OF}
+    users = {user for user, _ in seen}
+    expected = {}
+    for _, user, item, kind, moment, category, recommendable in rows:
+        if not AS_OF <= moment < AS_OF + timedelta(days=30) or kind != "purchase" or not recommendable:
+            continue
+        if (user, item) in seen or user not in users:
+            continue
+        _, touched, home = known.get((user, category), (0.0, False, False))
+        if not touched or not home:
+            expected[user, item] = (not touched, not home)
+    assert expected
+    assert {(row["user_idx"], row["item_idx"]): (row["cross_touched"], row["cross_home"]) for row in found} == expected
+
+
+def test_half_life_halves_the_weight(spark: SparkSession) -> None:
+    rows = [("e", 0, 0, "purchase", AS_OF - timedelta(days=days), "c", True) for days in (0, 10, 20)]
+    weighted = weigh(spark.createDataFrame(rows, EVENTS_DDL), FOLD, Weights(half_life_days=10.0)).collect()
+    assert [row["weight"] for row in weighted] == pytest.approx([1.0, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.75, 1.0])
+def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, alpha: float) -> None:
+    counts = Counter(row[5] for row in rows)
+    total_power = sum(count**alpha for count in counts.values())
+    balance = Balance(alpha=alpha, max_repeat=1e9)
+    found = {row["category"]: row["factor"] for row in factors_of(events, balance).collect()}
+    for category, count in counts.items():
+        assert found[category] == pytest.approx(count**alpha / total_power * len(rows) / count)
+    if alpha == 1.0:
+        assert set(found.values()) == {1.0}
+
+
+def test_copies_are_deterministic_capped_and_right_on_average(spark: SparkSession) -> None:
+    rows = random_events(3, 4000)
+    events = spark.createDataFrame(rows, EVENTS_DDL).withColumn("weight", F.lit(1.0))
+    balance = Balance(alpha=0.5, max_repeat=3.0)
+    once = balance_events(events, balance, FOLD, seed=0).collect()
+    again = balance_events(events.orderBy("event_id").repartition(5), balance, FOLD, seed=0).collect()
+    copies = {row["event_id"]: row["num_copies"] for row in once}
+    assert copies == {row["event_id"]: row["num_copies"] for row in again}
+    assert copies != {
+        row["event_id"]: row["num_copies"] for row in balance_events(events, balance, FOLD, seed=1).collect()
+    }
+    assert max(copies.values()) <= 3
+    assert sum(copies.values()) == pytest.approx(sum(row["balance_weight"] for row in once), rel=0.03)

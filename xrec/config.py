@@ -1,0 +1,477 @@
+"""Typed, frozen settings from YAML files and ``--set key=value``.
+
+Every key is a field below, with its type, default, unit and bounds; an unknown key or a bad value is a
+:class:`SettingsError` that names the key. OmegaConf reads and merges, pydantic checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+from collections import abc
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from yaml import YAMLError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "conf" / "complete_journey.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(ValueError):
+    """Settings that xrec cannot run with; the message names the key, the value and what was expected."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Storage(_Frozen):
+    """Where the tables live: a path, or a schema of a catalog."""
+
+    root: str | None = "warehouse/complete_journey"
+    """Folder or URL of the tables (local, hdfs://, s3a://, abfss://). Ignored for tables where `catalog` is set."""
+    catalog: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")] | None = None
+    """Schema that holds the tables instead of `root`, such as main.xrec."""
+    artifacts: str | None = None
+    """Folder or URL of checkpoints and model files; default: <root>/_artifacts. Needed where `catalog` is set."""
+    retention_days: Count = 30
+    """Days that old versions of a table stay readable."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Storage:
+        if self.catalog is None and not self.root:
+            raise ValueError("storage.root: found nothing, expected a folder or URL (or set storage.catalog)")
+        if self.catalog is not None and not self.artifacts:
+            raise ValueError("storage.artifacts: found nothing, expected a folder or URL beside storage.catalog")
+        return self
+
+    @property
+    def tables_root(self) -> str:
+        """The folder or URL of the tables; a relative folder counts from the working directory, on the local disk."""
+        return _absolute(self.root or "")
+
+    @property
+    def artifacts_root(self) -> str:
+        """The folder or URL of checkpoints and model files."""
+        return _absolute(self.artifacts) if self.artifacts else f"{self.tables_root}/_artifacts"
+
+
+class TimeFormat(_Frozen):
+    """How the log writes its times."""
+
+    unit: Literal["text", "s", "ms", "us", "ns", "order"] = "text"
+    """text: a date and time (see `format`); s, ms, us, ns: since 1970-01-01 UTC; order: a row order, oldest smallest, where \
+the log has no time: position n becomes n seconds after 1970-01-01."""
+    format: str | None = None
+    """Spark date-time pattern of a text, such as yyyy-MM-dd HH:mm:ss; default: ISO 8601."""
+    zone: str = "UTC"
+    """Time zone of texts that carry none, as Region/City."""
+
+
+class File(_Frozen):
+    """A file or table and how to read it."""
+
+    path: str
+    """File, folder, glob or URL; `package:NAME/FILE` is a file inside an installed Python package."""
+    format: Literal["csv", "tsv", "jsonl", "parquet", "delta"]
+    """csv, tsv (plain, .gz or .bz2), jsonl (one object a line), parquet, delta."""
+    options: dict[str, str] = {}
+    """Options of Spark's reader, such as sep, header, quote, encoding, nullValue."""
+
+
+class LogColumns(_Frozen):
+    """The log's columns: our word on the left, the log's name on the right."""
+
+    user_id: str
+    """Column of the user's key."""
+    item_id: str
+    """Column of the item's key."""
+    event_ts: str
+    """Column of the time (or of the order, see time.unit)."""
+    event_type: str | None = None
+    """Column of the action; without it every row is a `log.event_type`."""
+    quantity: str | None = None
+    """Column of the quantity, in units."""
+    price: str | None = None
+    """Column of the price or line value, in the log's currency."""
+
+
+class Log(_Frozen):
+    """The event log."""
+
+    file: File
+    columns: LogColumns
+    time: TimeFormat = TimeFormat()
+    event_type: str = "purchase"
+    """The action of every row of a log without such a column."""
+    event_types: dict[str, str] = {}
+    """The log's words for actions, to ours (view, cart, purchase, ...); empty: they are ours already."""
+    delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
+    """Name of this delivery; loading it again replaces its rows only."""
+
+
+class Catalogue(_Frozen):
+    """The item catalogue: a file of its own, or columns of the log."""
+
+    file: File | None = None
+    """The catalogue's file; without it the columns are taken from the log."""
+    item_id: str | None = None
+    """Column of the item's key; default: the log's."""
+    category: tuple[str, ...] = Field(min_length=1)
+    """Columns that make the category path, from the root down."""
+    separator: str | None = None
+    """Splits one category column into a path, such as `.` in electronics.audio.headphone."""
+    prefix_lengths: tuple[Count, ...] = ()
+    """Cuts one category code into a path by its first characters, such as [2, 4, 6]."""
+    label: tuple[str, ...] = ()
+    """Columns that name the item for people."""
+
+    @model_validator(mode="after")
+    def _one_path(self) -> Catalogue:
+        if (self.separator or self.prefix_lengths) and len(self.category) > 1:
+            raise ValueError("catalogue.category: found several columns, expected one with separator or prefix_lengths")
+        if self.separator and self.prefix_lengths:
+            raise ValueError("catalogue: found separator and prefix_lengths, expected one of them")
+        return self
+
+
+class Categories(_Frozen):
+    """What a category is and when a user has it."""
+
+    level: Count = 1
+    """Level of the category path that counts as the category, 1 at the root; a shorter path counts with its last node."""
+    non_merchandise: tuple[str, ...] = ()
+    """Categories that count as touched and are never recommended."""
+    counting_events: tuple[str, ...] = ("purchase",)
+    """Actions that touch a category and make a target."""
+    look_back_days: Positive | None = None
+    """Days before as-of within which an event touches; default: all time."""
+    home_coverage: Share = 0.8
+    """Share of a user's weight that the home categories cover."""
+
+
+class Folds(_Frozen):
+    """What is learned from and what is judged by."""
+
+    kind: Literal["time", "last_out"] = "time"
+    """time: events before as_of are history; last_out: each user's last event is the target (for benchmark parity)."""
+    purpose: Literal["test", "serve"] = "test"
+    """test: a backtest, judged by its horizon; serve: the lists that go out, judged later."""
+    as_of: str = "latest"
+    """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event."""
+    horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
+    """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
+    num_select: Annotated[int, Field(ge=0, le=12)] = 1
+    """Older folds, one horizon apart, that choose the blend's weights."""
+
+
+class Weights(_Frozen):
+    """How much an event says."""
+
+    event_types: dict[str, Positive] = {"purchase": 1.0}
+    """Weight of each action; an action that is not listed is rejected as unknown."""
+    half_life_days: Positive | None = None
+    """Days after which an event weighs half, measured back from as-of; default: no decay."""
+
+
+class Balance(_Frozen):
+    """Category balancing of the training rows."""
+
+    alpha: Share = 1.0
+    """A category's share is proportional to its count to this power; 1 is off."""
+    max_repeat: Annotated[float, Field(ge=1)] = 5.0
+    """Largest factor by which a row may be repeated or up-weighted."""
+
+
+class Als(_Frozen):
+    """MLlib's implicit ALS (Hu, Koren, Volinsky 2008); confidence = 1 + alpha * weight."""
+
+    rank: Count = 64
+    """Length of the vectors."""
+    max_iter: Count = 10
+    """Alternating sweeps."""
+    reg_param: Annotated[float, Field(ge=0)] = 0.1
+    """Regularisation, scaled by MLlib with each row's number of ratings."""
+    alpha: Positive = 10.0
+    """Growth of the confidence with the weight."""
+    nonnegative: bool = False
+    """Non-negative vectors."""
+    num_blocks: Count = 4
+    """User and item blocks: the parallelism; on a cluster, about the number of cores."""
+    checkpoint_interval: int = -1
+    """Sweeps between checkpoints of the lineage; -1: none."""
+    min_buyers: Count = 1
+    """Items with fewer distinct users are left out."""
+    intermediate_storage_level: str = "MEMORY_AND_DISK"
+    """Spark storage level of the intermediate factors."""
+    final_storage_level: str = "MEMORY_AND_DISK"
+    """Spark storage level of the final factors."""
+    block_size: Count = 4096
+    """Rows a block in MLlib's matrix kernels."""
+
+
+class Sequence(_Frozen):
+    """Export and training of the sequence models."""
+
+    length: Count = 50
+    """Events a window."""
+    max_windows: Count = 12
+    """Newest windows a user."""
+    min_buyers: Count = 5
+    """Items with fewer distinct users are not in the vocabulary."""
+    num_shards: Count = 4
+    """Logical shards V: a multiple of the number of processes."""
+    validation_share: Share = 0.05
+    """Share of the users that only validate (they are never trained on)."""
+    num_processes: Count = 2
+    """Horovod processes."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads a process; 0: cores of the machine / processes on it."""
+    launcher: Literal["spark", "horovodrun"] = "spark"
+    """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
+    start_timeout: Count = 300
+    """Seconds to wait until all processes have started."""
+    targets: Literal["all", "first"] = "all"
+    """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
+    dim: Count = 64
+    """Length of the embeddings and vectors."""
+    num_layers: Count = 1
+    """Blocks (Transformer) or layers (GRU)."""
+    num_heads: Count = 2
+    """Attention heads of the Transformer."""
+    dropout: Share = 0.2
+    """Dropout."""
+    num_negatives: Count = 512
+    """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
+    batch_rows: Count = 256
+    """Rows (windows) a global step, over all processes; a multiple of num_shards."""
+    epochs: Count = 4
+    """Passes over the training windows."""
+    learning_rate: Positive = 1e-3
+    """Adam's step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Adam's decoupled decay."""
+    patience: Count = 3
+    """Epochs without a better validation metric before training stops."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Sequence:
+        if self.num_shards % self.num_processes:
+            raise ValueError(
+                f"sequence.num_shards: found {self.num_shards}, expected a multiple of num_processes ({self.num_processes})"
+            )
+        if self.batch_rows % self.num_shards:
+            raise ValueError(
+                f"sequence.batch_rows: found {self.batch_rows}, expected a multiple of num_shards ({self.num_shards})"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"sequence.dim: found {self.dim}, expected a multiple of num_heads ({self.num_heads})")
+        return self
+
+
+class ItemKnn(_Frozen):
+    """Cosine neighbours of items (Sarwar et al. 2001)."""
+
+    num_neighbours: Count = 100
+    """Neighbours kept an item."""
+    max_items_per_user: Count = 500
+    """A user's heaviest interactions that count."""
+    shrinkage: Annotated[float, Field(ge=0)] = 10.0
+    """Added to the denominator: fewer common users, less similarity."""
+    max_nonzeros: Count = 50_000_000
+    """Interactions that one task may hold; more is an error (12 bytes each)."""
+
+
+class Ranking(_Frozen):
+    """Candidates, blend and lists."""
+
+    scope: Literal["touched", "home"] = "touched"
+    """Categories that are excluded from a user's list: touched (strict) or home (softer)."""
+    top_k: Count = 20
+    """Length of a list."""
+    candidates_per_source: Count = 100
+    """Candidates that each source proposes a user."""
+    sources: tuple[Literal["popularity", "als", "gru", "transformer"], ...] = (
+        "popularity",
+        "als",
+        "gru",
+        "transformer",
+    )
+    """Sources that are blended."""
+    fusion_constant: Positive = 20.0
+    """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
+    weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"
+    """Grid step of the blend's weights."""
+    tile_users: Count = 512
+    """Users a tile of the top-K kernel."""
+    tile_items: Count = 8192
+    """Items a tile of the top-K kernel: tile_users x tile_items x 4 bytes bounds a task's scores."""
+
+
+class Evaluation(_Frozen):
+    """Figures and intervals."""
+
+    ks: tuple[Count, ...] = (10, 20)
+    """Cut-offs of the metrics."""
+    num_bootstrap: Count = 1000
+    """Poisson bootstrap replicates."""
+    confidence: Share = 0.95
+    """Level of the intervals."""
+
+
+class Settings(_Frozen):
+    """All settings of a run."""
+
+    storage: Storage = Storage()
+    log: Log
+    catalogue: Catalogue
+    categories: Categories = Categories()
+    folds: Folds = Folds()
+    weights: Weights = Weights()
+    balance: Balance = Balance()
+    als: Als = Als()
+    sequence: Sequence = Sequence()
+    item_knn: ItemKnn = ItemKnn()
+    ranking: Ranking = Ranking()
+    evaluation: Evaluation = Evaluation()
+    seed: int = 20171101
+    """Seed of everything that is drawn; 0 is a seed."""
+    num_buckets: Count = 16
+    """Hash buckets of the index dictionaries."""
+
+    @model_validator(mode="after")
+    def _known_events(self) -> Settings:
+        for event_type in self.categories.counting_events:
+            if event_type not in self.weights.event_types:
+                raise ValueError(
+                    f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
+                    f"({', '.join(self.weights.event_types)})"
+                )
+        return self
+
+    @field_validator("catalogue", mode="before")
+    @classmethod
+    def _category_as_list(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("category"), str):
+            return {**value, "category": [value["category"]]}
+        return value
+
+    def digest(self, *sections: str) -> str:
+        """Ten hex digits that change when one of the sections (all by default) changes."""
+        text = self.model_dump_json(include=set(sections) or None)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[str] = ()) -> Settings:
+    """Settings from YAML files, later ones over earlier ones, and ``key=value`` overrides over both.
+
+    Without a file the default log's settings (Complete Journey) are used.
+
+    Raises
+    ------
+    SettingsError
+        A file is missing or not YAML, a key is unknown (the nearest known one is named), or a value is out of bounds.
+    """
+    merged: Any = OmegaConf.create({})
+    for file in files or [DEFAULT_CONFIG]:
+        merged = OmegaConf.merge(merged, _read_yaml(Path(file)))
+    for override in overrides:
+        if "=" not in override:
+            raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise SettingsError(f"settings: {error}") from None
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--set`` and a ``--help`` that lists every key with type, default and unit."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file of settings; repeatable, later ones win",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting; repeatable"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        (parser.epilog or "") + "\n\nsettings (--set KEY=VALUE, or in a YAML file):\n" + "\n".join(describe())
+    )
+
+
+def describe() -> abc.Iterator[str]:
+    """One line a settings key: name, type, default, meaning."""
+    for key, kind, default, meaning in _fields(Settings, ""):
+        yield f"  {key} ({kind}, default {default})\n      {meaning}"
+
+
+def _fields(model: type[BaseModel], prefix: str) -> abc.Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        section = next((kind for kind in nested if issubclass(kind, BaseModel)), None)
+        if section is not None:
+            yield from _fields(section, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        yield f"{prefix}{name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
+
+
+def _type_name(annotation: Any) -> str:
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if arguments and all(isinstance(argument, str) for argument in arguments):
+        return " | ".join(arguments)
+    name = getattr(annotation, "__name__", str(annotation))
+    if name in {"Union", "UnionType", "Optional", "Annotated"} and arguments:
+        return " | ".join(
+            _type_name(argument) for argument in arguments if hasattr(argument, "__name__") or get_args(argument)
+        )
+    return f"{name} of {_type_name(arguments[-1] if name == 'dict' else arguments[0])}" if arguments else name
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place or place.startswith(("/", "dbfs:", "file:")) else str(Path(place).resolve())
+
+
+def _read_yaml(file: Path) -> Any:
+    if not file.is_file():
+        raise SettingsError(f"--config {file}: no such file; expected a YAML file such as conf/complete_journey.yaml")
+    try:
+        loaded = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {file}: not YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise SettingsError(f"--config {file}: found a list, expected keys and values")
+    return loaded
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem as one sentence: key, value found, what was expected."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, *_ in _fields(Settings, "")]
+        known += sorted({name.rsplit(".", depth)[0] for name in known for depth in (1, 2) if name.count(".") >= depth})
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
+        return f"{key}: unknown key; did you mean {nearest[0]}?"
+    if problem["type"] == "missing":
+        return f"{key}: found nothing, expected a value (see conf/ for examples)"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{key}: found {problem['input']!r}, expected: {problem['msg']}"

@@ -1,0 +1,1 @@
+"""Per fold: indexes, categories, interactions, balance weights, the sequence export."""

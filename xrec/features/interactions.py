@@ -1,0 +1,129 @@
+"""Interactions, user categories and targets of a fold (design, section 1).
+
+All come from **all** clean events of the fold, before any filter on item or user counts: otherwise a category counts as
+new because the bought item was filtered away.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Categories, Weights
+from xrec.evaluation.folds import Fold
+
+_SECONDS_A_DAY = 86_400.0
+
+
+def weigh(history: DataFrame, fold: Fold, weights: Weights) -> DataFrame:
+    """History events with ``weight``: the event type's weight, halved every ``half_life_days`` before the fold's as-of."""
+    by_type = F.create_map(*[F.lit(value) for pair in weights.event_types.items() for value in pair])
+    weight = by_type[F.col(C.EVENT_TYPE)].cast("double")
+    if weights.half_life_days is not None:
+        age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
+        weight = weight * F.pow(F.lit(0.5), age_days / F.lit(weights.half_life_days))
+    return history.withColumn(C.WEIGHT, weight)
+
+
+def interactions_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
+    """Weighted history events to rows of ``interactions``: one a (user, item), ``counting`` where an event counts."""
+    return weighted.groupBy(C.USER_IDX, C.ITEM_IDX).agg(
+        F.lit(fold.name).alias(C.FOLD),
+        F.sum(C.WEIGHT).alias(C.WEIGHT),
+        F.count("*").cast("int").alias(C.NUM_EVENTS),
+        F.max(C.EVENT_TS).alias(C.LAST_TS),
+        F.max(_counts(categories)).alias("counting"),
+    )
+
+
+def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
+    """Weighted history events to rows of ``user_categories``: one a (user, category), touched or home or neither.
+
+    Touched: a counting event within the look-back. Home: the smallest set of categories, by falling weight, ties by name,
+    that covers ``home_coverage`` of the user's weight, at least one.
+    """
+    touches = _counts(categories)
+    if categories.look_back_days is not None:
+        age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
+        touches = touches & (age_days <= F.lit(categories.look_back_days))
+    mix = weighted.groupBy(C.USER_IDX, C.CATEGORY).agg(F.sum(C.WEIGHT).alias(C.WEIGHT), F.max(touches).alias(C.TOUCHED))
+    a_user = Window.partitionBy(C.USER_IDX)
+    heaviest_first = a_user.orderBy(F.desc(C.WEIGHT), C.CATEGORY)
+    before = heaviest_first.rowsBetween(Window.unboundedPreceding, -1)
+    covered_before = F.coalesce(F.sum(C.WEIGHT).over(before), F.lit(0.0))
+    # The first category is home whatever its share; a further one while those before it do not cover enough.
+    is_home = (F.row_number().over(heaviest_first) == 1) | (
+        covered_before < F.lit(categories.home_coverage) * F.sum(C.WEIGHT).over(a_user) - F.lit(1e-9)
+    )
+    return mix.withColumn(C.HOME, is_home).withColumn(C.FOLD, F.lit(fold.name))
+
+
+def targets_of(
+    horizon: DataFrame, user_categories: DataFrame, interactions: DataFrame, fold: Fold, categories: Categories
+) -> DataFrame:
+    """Horizon events to rows of ``targets``: one a (user, item) first had then, outside touched or home categories.
+
+    Only users with history count: a cold user has no category that he does not buy yet.
+    """
+    had = interactions.select(C.USER_IDX, C.ITEM_IDX)
+    bought = (
+        horizon.where(_counts(categories) & F.col(C.RECOMMENDABLE))
+        .select(C.USER_IDX, C.ITEM_IDX, C.CATEGORY)
+        .distinct()
+        .join(had, [C.USER_IDX, C.ITEM_IDX], how="left_anti")
+        .join(had.select(C.USER_IDX).distinct(), C.USER_IDX, how="left_semi")
+    )
+    known = user_categories.select(C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME)
+    crossed = bought.join(known, [C.USER_IDX, C.CATEGORY], how="left").select(
+        F.lit(fold.name).alias(C.FOLD),
+        C.USER_IDX,
+        C.ITEM_IDX,
+        C.CATEGORY,
+        (~F.coalesce(F.col(C.TOUCHED), F.lit(False))).alias("cross_touched"),
+        (~F.coalesce(F.col(C.HOME), F.lit(False))).alias("cross_home"),
+    )
+    return crossed.where("cross_touched or cross_home")
+
+
+def _counts(categories: Categories) -> Column:
+    return F.col(C.EVENT_TYPE).isin(*categories.counting_events)
+
+
+def describe_fold(
+    fold: Fold, interactions: DataFrame, user_categories: DataFrame, targets: DataFrame
+) -> dict[str, str]:
+    """Counts of a fold, for the summary.
+
+    Raises
+    ------
+    ValueError
+        The fold has no history, or a backtest's horizon holds no cross-category target, so that nothing could be judged.
+    """
+    had = interactions.agg(F.count("*"), F.countDistinct(C.USER_IDX)).first()
+    mix = user_categories.agg(F.count_if(C.TOUCHED), F.count_if(C.HOME)).first()
+    hit = targets.agg(
+        F.count_if("cross_touched"),
+        F.count_if("cross_home"),
+        F.countDistinct(F.when(F.col("cross_touched"), F.col(C.USER_IDX))),
+    ).first()
+    assert had is not None
+    assert mix is not None
+    assert hit is not None
+    if had[0] == 0:
+        raise ValueError(f"fold '{fold.name}': found no event before {fold.as_of}; choose a later folds.as_of")
+    if fold.has_targets and hit[0] + hit[1] == 0:
+        raise ValueError(
+            f"fold '{fold.name}': found no cross-category target in the {fold.horizon} from {fold.as_of}; expected at least one "
+            "to judge the lists by: choose a longer folds.horizon or another folds.as_of, or folds.purpose=serve"
+        )
+    return {
+        "fold": fold.name,
+        "users_with_history": f"{had[1]:,}",
+        "interactions": f"{had[0]:,}",
+        "touched_categories_a_user": f"{mix[0] / had[1]:.1f}",
+        "home_categories_a_user": f"{mix[1] / had[1]:.1f}",
+        "targets_touched": f"{hit[0]:,}",
+        "targets_home": f"{hit[1]:,}",
+        "users_with_targets_touched": f"{hit[2]:,}",
+    }

@@ -1,0 +1,1 @@
+"""From a raw log to clean events, a quarantine and a catalogue."""

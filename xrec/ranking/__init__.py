@@ -1,0 +1,1 @@
+"""The top-K kernel, the blend, reasons."""

@@ -1,0 +1,1 @@
+"""The list of stages, the ledger, progress and summary."""

@@ -1,0 +1,67 @@
+"""Stages that are Spark applications of their own: Horovod training (design, decision 7)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from xrec.runs.progress import StageProgress
+from xrec.runs.stage import StageContext, StageFailedError
+from xrec.runs.stages import StageInfo
+
+_NEVER_RETRY = {
+    # A task that Spark runs again would be a second process of the same rank.
+    "spark.task.maxFailures": "1",
+    "spark.speculation": "false",
+    "spark.dynamicAllocation.enabled": "false",
+}
+
+
+def run_as_application(
+    stage: StageInfo,
+    context: StageContext,
+    config: Sequence[str],
+    overrides: Sequence[str],
+    title: str,
+    console: Console,
+) -> None:
+    """Submit ``jobs/<stage>.py`` with the same settings and wait for it; its output is shown as it comes.
+
+    Raises
+    ------
+    StageFailedError
+        The application ended with an error, which it has printed.
+    """
+    job = Path(sys.argv[0]).resolve().parent / f"{stage.name}.py"
+    master = str(context.spark.sparkContext.master)
+    if master.startswith("local"):
+        # Every process of the training needs a task slot at the same moment.
+        master = f"local[{context.settings.sequence.num_processes}]"
+    command = [_spark_submit(), "--master", master]
+    for key, value in _NEVER_RETRY.items():
+        command += ["--conf", f"{key}={value}"]
+    command += [str(job), "--run-id", context.run_id]
+    for file in config:
+        command += ["--config", file]
+    for override in overrides:
+        command += ["--set", override]
+    with StageProgress(console, None, title):
+        finished = subprocess.run(command, check=False)
+        if finished.returncode != 0:
+            raise StageFailedError(
+                f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; go on with "
+                f"./spark-submit.sh jobs/pipeline.py --from {stage.name} and the same settings"
+            )
+
+
+def _spark_submit() -> str:
+    beside_python = Path(sys.executable).with_name("spark-submit")
+    found = str(beside_python) if beside_python.exists() else shutil.which("spark-submit")
+    if found is None:
+        raise StageFailedError("spark-submit not found on PATH: activate the environment (source .venv/bin/activate)")
+    return found

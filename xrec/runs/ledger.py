@@ -1,0 +1,47 @@
+"""The ledger: a row for every stage that ended, with what it wrote and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.storage.tables import Tables, rows_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """One stage that ended."""
+
+    run_id: str
+    stage: str
+    started_ts: datetime
+    seconds: float
+    settings_hash: str
+    outputs: Mapping[str, int]
+    figures: Mapping[str, str]
+
+
+def record(tables: Tables, run: StageRun) -> None:
+    """Write a stage's row; a stage that is run again in the same run replaces it."""
+    rows = rows_from(
+        tables.spark,
+        "stage_runs",
+        [{name: getattr(run, name) for name in StageRun.__dataclass_fields__}],
+    )
+    tables.write("stage_runs", rows, run_id=run.run_id, stage=run.stage)
+
+
+def newest_runs(tables: Tables) -> dict[str, StageRun]:
+    """The newest row of each stage; empty where nothing ran yet."""
+    if not tables.exists("stage_runs"):
+        return {}
+    newest_first = Window.partitionBy(C.STAGE).orderBy(F.desc(C.STARTED_TS))
+    tables.read_versions.pop("stage_runs", None)
+    rows = tables.read("stage_runs").withColumn("age", F.row_number().over(newest_first)).where("age = 1").collect()
+    names = StageRun.__dataclass_fields__
+    return {row[C.STAGE]: StageRun(**{name: row[name] for name in names}) for row in rows}

@@ -1,0 +1,164 @@
+"""What every stage is given, and the main function of its job file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Protocol
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from rich.console import Console
+
+from xrec import columns as C
+from xrec.config import Settings, SettingsError, add_arguments, load_settings
+from xrec.evaluation.folds import Fold, plan_folds
+from xrec.runs.ledger import StageRun, record
+from xrec.runs.progress import StageProgress, build_console
+from xrec.session import build_session
+from xrec.storage.tables import Tables
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+
+Figures = dict[str, str]
+"""What a stage reports: a name and a figure, for the ledger and the summary."""
+
+
+@dataclass(kw_only=True)
+class StageContext:
+    """A session, the settings and the tables, for one run of one stage."""
+
+    spark: SparkSession
+    settings: Settings
+    run_id: str
+    say: Callable[[str], None] = field(default=print)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The tables; each read pins its version for this stage."""
+        return Tables(self.spark, self.settings.storage)
+
+    @cached_property
+    def folds(self) -> list[Fold]:
+        """The run's folds, the main one (test or serve) last."""
+        bounds = self.tables.read("events").agg(F.min(C.EVENT_TS), F.max(C.EVENT_TS)).first()
+        if bounds is None or bounds[0] is None:
+            raise SettingsError(
+                f"table 'events' at {self.tables.location('events')} is empty: expected at least one event"
+            )
+        first, last = (bound.replace(tzinfo=timezone.utc) for bound in bounds)
+        return plan_folds(self.settings.folds, first, last)
+
+    @property
+    def main_fold(self) -> Fold:
+        """The fold whose lists are written: test or serve."""
+        return self.folds[-1]
+
+    def indexed_events(self) -> DataFrame:
+        """Clean events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
+        users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)
+        items = self.tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
+        events = self.tables.read("events").drop(C.VERSIONS, C.DELIVERY_ID)
+        return events.join(users, C.USER_ID, how="inner").join(items, C.ITEM_ID, how="inner")
+
+
+class Stage(Protocol):
+    """A job file's function: reads tables, calls xrec, writes tables, returns its figures."""
+
+    def __call__(self, context: StageContext) -> Figures:
+        """Run the stage."""
+        ...  # pragma: no cover
+
+
+class StageFailedError(RuntimeError):
+    """A stage that ran as an application of its own ended with an error, which it has printed."""
+
+
+def new_run_id(settings: Settings) -> str:
+    """A name for one run that sorts by time and tells settings apart."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{settings.digest()}-{secrets.token_hex(2)}"
+
+
+def run_stage(context: StageContext, name: str, stage: Stage, title: str, console: Console) -> StageRun:
+    """Run one stage with its progress shown, and write its row of the ledger."""
+    started = datetime.now(timezone.utc)
+    try:
+        with StageProgress(console, context.spark, title) as progress:
+            context.say = progress.say
+            figures = stage(context)
+    except Exception as error:
+        error.add_note(
+            f"what was written before stays; go on with jobs/pipeline.py --from {name} and the same settings"
+        )
+        raise
+    run = StageRun(
+        run_id=context.run_id,
+        stage=name,
+        started_ts=started,
+        seconds=progress.seconds,
+        settings_hash=context.settings.digest(),
+        outputs=context.tables.written_versions,
+        figures=figures,
+    )
+    record(Tables(context.spark, context.settings.storage), run)
+    return run
+
+
+def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
+    """Run one stage from the command line: the main function of ``jobs/<name>.py``."""
+    parser = argparse.ArgumentParser(prog=f"jobs/{name}.py", description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--run-id", metavar="ID", help="name of the run in the ledger (default: a new one)")
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    with exit_on_error():
+        settings = load_settings(arguments.config, arguments.overrides)
+        console = build_console()
+        context = StageContext(
+            spark=build_session(f"xrec {name}"), settings=settings, run_id=arguments.run_id or new_run_id(settings)
+        )
+        run = run_stage(context, name, stage, name, console)
+        for figure, value in run.figures.items():
+            console.print(f"    {figure}: {value}")
+
+
+class exit_on_error:  # noqa: N801 - reads as a statement: with exit_on_error()
+    """Turns an error into one message and an exit code: 2 for bad input or settings, 1 for what failed underneath.
+
+    With XREC_TRACEBACK=1 the traceback is printed as well.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SystemExit | KeyboardInterrupt):
+            return
+        if os.environ.get("XREC_TRACEBACK") == "1":
+            traceback.print_exception(error)
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", []))
+        print(f"\nerror: {describe_error(error)}{notes}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT if isinstance(error, ValueError) else EXIT_FAILED)
+
+
+def describe_error(error: BaseException) -> str:
+    """An error as a person reads it: our own messages whole, Spark's without its Java stack."""
+    if isinstance(error, ValueError | StageFailedError):
+        return str(error)
+    hint = "set XREC_TRACEBACK=1 to see the traceback"
+    if isinstance(error, Py4JError | PySparkException):
+        lines = [
+            line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith("at ")
+        ]
+        causes = [line for line in lines if "No space left" in line or line.startswith("Caused by")]
+        return f"Spark failed: {' | '.join(dict.fromkeys([*lines[:2], *causes[-1:]]))} ({hint})"
+    return f"{type(error).__name__}: {error} ({hint})"

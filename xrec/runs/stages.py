@@ -1,0 +1,97 @@
+"""The list of stages, in the order in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageInfo:
+    """One stage: the job ``jobs/<name>.py``."""
+
+    name: str
+    does: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    own_application: bool = False
+    """Trains with Horovod, so it is a Spark application of its own whose tasks are never retried (design, decision 7)."""
+
+
+STAGES: tuple[StageInfo, ...] = (
+    StageInfo(name="ingest", does="clean the log", reads=(), writes=("events", "events_quarantine", "catalogue")),
+    StageInfo(name="index", does="number items and users", reads=("events", "catalogue"), writes=("items", "users")),
+    StageInfo(
+        name="fold",
+        does="categories, interactions and targets per fold",
+        reads=("events", "items", "users"),
+        writes=("user_categories", "interactions", "targets"),
+    ),
+    StageInfo(
+        name="balance",
+        does="weigh and resample training rows",
+        reads=("events", "items", "users"),
+        writes=("training_events",),
+    ),
+    StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",)),
+    StageInfo(
+        name="export_sequences",
+        does="export windows for torch",
+        reads=("training_events",),
+        writes=("vocabulary", "sequences"),
+    ),
+    StageInfo(
+        name="train_gru", does="train the GRU", reads=("vocabulary", "sequences"), writes=(), own_application=True
+    ),
+    StageInfo(
+        name="train_transformer",
+        does="train the Transformer",
+        reads=("vocabulary", "sequences"),
+        writes=(),
+        own_application=True,
+    ),
+    StageInfo(name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",)),
+    StageInfo(
+        name="candidates",
+        does="exact top K of every source",
+        reads=("vectors", "items", "user_categories", "interactions"),
+        writes=("candidates",),
+    ),
+    StageInfo(
+        name="blend",
+        does="choose weights on the select fold, and blend",
+        reads=("candidates", "targets"),
+        writes=("blend_weights", "candidates"),
+    ),
+    StageInfo(
+        name="recommend",
+        does="write the lists",
+        reads=("events", "candidates", "blend_weights", "items", "users", "user_categories", "interactions"),
+        writes=("recommendations",),
+    ),
+    StageInfo(
+        name="evaluate", does="judge every source", reads=("candidates", "targets", "items"), writes=("metrics",)
+    ),
+)
+
+STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+
+
+def select_stages(first: str | None, last: str | None, only: list[str]) -> list[StageInfo]:
+    """The stages from ``first`` until ``last`` (both included), or those in ``only``, in the order in which they run.
+
+    Raises
+    ------
+    ValueError
+        The selection is empty or says two things.
+    """
+    if only and (first or last):
+        raise ValueError("--only: found --from or --until beside it, expected one way to choose the stages")
+    if only:
+        return [stage for stage in STAGES if stage.name in only]
+    start = STAGE_NAMES.index(first) if first else 0
+    stop = STAGE_NAMES.index(last) if last else len(STAGES) - 1
+    if start > stop:
+        raise ValueError(
+            f"--from {first} --until {last}: {first} runs after {last}; the order is {', '.join(STAGE_NAMES)}"
+        )
+    return list(STAGES[start : stop + 1])

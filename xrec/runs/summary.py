@@ -1,0 +1,161 @@
+"""What a run would do (the plan), and what it did (the summary), for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.table import Table as Grid
+
+from xrec import columns as C
+from xrec.config import Settings
+from xrec.runs.ledger import StageRun, newest_runs
+from xrec.runs.stage import StageContext
+from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
+from xrec.schemas import TABLES
+from xrec.storage.tables import Tables, read_table_version
+
+_NUM_CUSTOMERS = 5
+_ITEMS_A_CUSTOMER = 5
+_ROW_FIGURES = ("rows_read", "rows_clean", "rows_quarantined", "rows_duplicate")
+
+
+def print_plan(console: Console, tables: Tables, chosen: Sequence[StageInfo], settings: Settings) -> None:
+    """The stages that run and those that do not, with the versions that they would start from."""
+    where = settings.storage.catalog or settings.storage.root
+    console.print(f"xrec: {len(chosen)} of {len(STAGES)} stages, settings {settings.digest()}, tables in {where}")
+    versions = {name: read_table_version(tables, name) for name in TABLES}
+    made = {name for stage in chosen for name in stage.writes}
+    grid = Grid("stage", "runs", "reads", "writes", title="plan")
+    for stage in STAGES:
+        reads = ", ".join(f"{name}@{_shown(versions[name], name in made)}" for name in stage.reads)
+        grid.add_row(stage.name, "yes" if stage in chosen else "no (not chosen)", reads, ", ".join(stage.writes))
+    console.print(grid)
+
+
+def print_summary(console: Console, context: StageContext, chosen: Sequence[StageInfo]) -> None:
+    """Rows, times, models beside popularity, five customers, and where the tables lie."""
+    runs = newest_runs(context.tables)
+    names = [stage.name for stage in chosen]
+    console.rule("summary")
+    if "ingest" in runs:
+        _print_rows(console, runs["ingest"])
+    _print_times(console, context, runs)
+    if "evaluate" in names:
+        _print_models(console, context, runs["evaluate"].run_id)
+    if "recommend" in names:
+        _print_customers(console, context)
+    _print_places(console, context)
+
+
+def _print_rows(console: Console, ingest: StageRun) -> None:
+    figures = ingest.figures
+    line = ", ".join(f"{figures[name]} {name.removeprefix('rows_')}" for name in _ROW_FIGURES if name in figures)
+    console.print(f"rows: {line}")
+    for name, value in figures.items():
+        if name not in _ROW_FIGURES:
+            console.print(f"    {name}: {value}")
+
+
+def _print_times(console: Console, context: StageContext, runs: dict[str, StageRun]) -> None:
+    grid = Grid("stage", "seconds", "figures", title="stages")
+    for name in STAGE_NAMES:
+        if name not in runs:
+            grid.add_row(name, "-", "never ran")
+            continue
+        run = runs[name]
+        earlier = "" if run.run_id == context.run_id else f"(not in this run; newest: {run.run_id}) "
+        shown = (
+            "" if name in {"ingest", "evaluate"} else ", ".join(f"{key} {value}" for key, value in run.figures.items())
+        )
+        grid.add_row(name, f"{run.seconds:.1f}", earlier + shown)
+    total = sum(run.seconds for run in runs.values() if run.run_id == context.run_id)
+    grid.add_row("this run", f"{total:.1f}", "")
+    console.print(grid)
+
+
+def _print_models(console: Console, context: StageContext, run_id: str) -> None:
+    metrics = context.tables.read("metrics", run_id=run_id).orderBy(C.SLICE, C.METRIC, C.K, C.MODEL).collect()
+    for scope in sorted({row[C.SLICE] for row in metrics}):
+        rows = [row for row in metrics if row[C.SLICE] == scope]
+        cut_offs = sorted({row[C.K] for row in rows})
+        columns = [(metric, k) for metric in ("ndcg", "hr", "recall", "precision", "coverage") for k in cut_offs]
+        users = max((row[C.NUM_USERS] for row in rows), default=0)
+        title = f"outside {scope} categories, fold {rows[0][C.FOLD]}: {users:,} users with targets"
+        grid = Grid(
+            "model", f"ndcg@{cut_offs[0]} [interval]", "against popularity", *[f"{m}@{k}" for m, k in columns[1:]]
+        )
+        grid.title = title
+        for model in sorted({row[C.MODEL] for row in rows}):
+            found = {(row[C.METRIC], row[C.K]): row for row in rows if row[C.MODEL] == model}
+            head = found.get(columns[0])
+            rest = [f"{found[column][C.VALUE]:.4f}" if column in found else "-" for column in columns[1:]]
+            grid.add_row(model, *_headline(head), *rest)
+        console.print(grid)
+
+
+def _headline(head: Row | None) -> tuple[str, str]:
+    """The first metric with its interval, and its difference to popularity in per cent with its interval."""
+    if head is None:
+        return "-", "-"
+    value = f"{head[C.VALUE]:.4f} [{head[C.LOW]:.4f}, {head[C.HIGH]:.4f}]"
+    if head[C.MODEL] == "popularity" or head[C.DIFFERENCE] is None:
+        return value, "-"
+    base = head[C.VALUE] - head[C.DIFFERENCE]
+    if not base:
+        return value, "popularity found none"
+    low, mid, high = (100 * head[name] / base for name in (C.DIFFERENCE_LOW, C.DIFFERENCE, C.DIFFERENCE_HIGH))
+    verdict = "" if low > 0 or high < 0 else " (not significant)"
+    return value, f"{mid:+.1f} % [{low:+.1f}, {high:+.1f}]{verdict}"
+
+
+def _print_customers(console: Console, context: StageContext) -> None:
+    """Five customers, chosen by a hash of the seed and the key: their categories, and the top of their lists."""
+    tables, fold = context.tables, context.main_fold
+    lists = tables.read("recommendations").where(F.col(C.RUN_DATE) == F.lit(fold.as_of.date()))
+    users = lists.select(C.USER_ID).distinct().orderBy(F.xxhash64(F.lit(context.settings.seed), C.USER_ID))
+    chosen = [row[0] for row in users.limit(_NUM_CUSTOMERS).collect()]
+    labels = tables.read("items").select(C.ITEM_ID, C.LABEL)
+    top = lists.where(F.col(C.USER_ID).isin(chosen) & (F.col(C.RANK) <= _ITEMS_A_CUSTOMER)).join(
+        labels, C.ITEM_ID, how="left"
+    )
+    rows = top.orderBy(C.USER_ID, C.RANK).collect()
+    mixes = {row[C.USER_ID]: row for row in _mixes(tables, fold.name, chosen).collect()}
+    console.print(
+        f"{len(chosen)} customers of {fold.as_of:%Y-%m-%d} (top {_ITEMS_A_CUSTOMER} of {context.settings.ranking.top_k}):"
+    )
+    for user in chosen:
+        mix = mixes[user]
+        console.print(f"  customer {user}: buys in {mix['num_touched']} categories, mostly {', '.join(mix['top'])}")
+        for row in (row for row in rows if row[C.USER_ID] == user):
+            label = f" ({row[C.LABEL]})" if row[C.LABEL] else ""
+            console.print(f"    {row[C.RANK]}. {row[C.CATEGORY]}: item {row[C.ITEM_ID]}{label}  {row[C.REASON]}")
+
+
+def _mixes(tables: Tables, fold: str, user_ids: Sequence[str]) -> DataFrame:
+    """One row a user: its number of touched categories and its three heaviest."""
+    users = tables.read("users").where(F.col(C.USER_ID).isin(*user_ids)).select(C.USER_ID, C.USER_IDX)
+    heaviest = F.reverse(F.array_sort(F.collect_list(F.struct(C.WEIGHT, C.CATEGORY))))
+    return (
+        tables.read("user_categories", fold=fold)
+        .join(users, C.USER_IDX, how="inner")
+        .groupBy(C.USER_ID)
+        .agg(F.count_if(C.TOUCHED).alias("num_touched"), F.slice(heaviest, 1, 3)[C.CATEGORY].alias("top"))
+    )
+
+
+def _print_places(console: Console, context: StageContext) -> None:
+    grid = Grid("table", "version", "one row is", "where", title="tables")
+    for name, table in TABLES.items():
+        version = read_table_version(context.tables, name)
+        if version is not None:
+            grid.add_row(name, str(version), table.row, context.tables.location(name))
+    console.print(grid)
+
+
+def _shown(version: int | None, is_made: bool) -> str:
+    if is_made:
+        return "new"
+    return "missing" if version is None else str(version)

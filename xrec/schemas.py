@@ -1,0 +1,264 @@
+"""The table contracts: what one row is, its columns, its key, its partitions, and the job that makes it.
+
+Nothing is written that breaks its contract: :func:`check` raises, it never warns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, StructType
+
+from xrec import columns as C
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table's contract."""
+
+    name: str
+    row: str
+    """"one row is ...", for people and for error messages."""
+    columns: str
+    """The columns as Spark DDL, in order, without ``versions``, which every table carries."""
+    key: tuple[str, ...]
+    made_by: str
+    """The job that writes it, named in the error when it is missing."""
+    partitions: tuple[str, ...] = ()
+    owned_by: tuple[str, ...] = ()
+    """A write replaces exactly the rows that share its values of these columns; empty: the whole table."""
+
+    @property
+    def schema(self) -> StructType:
+        """The Spark schema, ``versions`` included: the versions of the tables that a row was made from."""
+        schema = StructType.fromDDL(f"{self.columns}, {C.VERSIONS} string")
+        assert isinstance(schema, StructType)
+        return schema
+
+
+class ContractError(ValueError):
+    """Rows that a table must not hold; the message names the table, the column and an offending value."""
+
+
+_TABLES = (
+    Table(
+        name="events",
+        row="a clean event, with the delivery that it came in",
+        columns=(
+            "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, "
+            "quantity double, price double, delivery_id string"
+        ),
+        key=(C.EVENT_ID,),
+        owned_by=(C.DELIVERY_ID,),
+        partitions=(C.DELIVERY_ID,),
+        made_by="ingest",
+    ),
+    Table(
+        name="events_quarantine",
+        row="a rejected input row with every reason",
+        columns="row_id string, file string, raw string, reasons array<string>, delivery_id string",
+        key=(C.ROW_ID,),
+        owned_by=(C.DELIVERY_ID,),
+        partitions=(C.DELIVERY_ID,),
+        made_by="ingest",
+    ),
+    Table(
+        name="catalogue",
+        row="an item of the source's catalogue, with its category path from the root down",
+        columns="item_id string, category_path array<string>, label string",
+        key=(C.ITEM_ID,),
+        made_by="ingest",
+    ),
+    Table(
+        name="items",
+        row="an item ever seen in the catalogue or the log, with its dense index (stable, grows from 0)",
+        columns=(
+            "item_id string, item_idx int, category string, category_path array<string>, label string, "
+            "in_catalogue boolean, recommendable boolean"
+        ),
+        key=(C.ITEM_ID,),
+        made_by="index",
+    ),
+    Table(
+        name="users",
+        row="a user ever seen in the log, with its dense index (stable, grows from 0)",
+        columns="user_id string, user_idx int",
+        key=(C.USER_ID,),
+        made_by="index",
+    ),
+    Table(
+        name="user_categories",
+        row="a (user, category) of a fold",
+        columns="fold string, user_idx int, category string, weight double, touched boolean, home boolean",
+        key=(C.FOLD, C.USER_IDX, C.CATEGORY),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="fold",
+    ),
+    Table(
+        name="interactions",
+        row="a (user, item) of a fold: all its events before as-of",
+        columns=(
+            "fold string, user_idx int, item_idx int, weight double, num_events int, last_ts timestamp, "
+            "counting boolean"
+        ),
+        key=(C.FOLD, C.USER_IDX, C.ITEM_IDX),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="fold",
+    ),
+    Table(
+        name="targets",
+        row="a (user, item) that the user first had within a fold's horizon, outside his touched or home categories",
+        columns=("fold string, user_idx int, item_idx int, category string, cross_touched boolean, cross_home boolean"),
+        key=(C.FOLD, C.USER_IDX, C.ITEM_IDX),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="fold",
+    ),
+    Table(
+        name="training_events",
+        row="an event of a fold's history, with its balance weight and its number of copies",
+        columns=(
+            "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, weight double, "
+            "balance_weight double, num_copies int"
+        ),
+        key=(C.FOLD, C.EVENT_ID),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="balance",
+    ),
+    Table(
+        name="vocabulary",
+        row="an item that the sequence models of a fold know; token 0 is padding, so tokens run from 1 without gaps",
+        columns="fold string, token int, item_idx int, num_buyers int, num_events int",
+        key=(C.FOLD, C.TOKEN),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="export_sequences",
+    ),
+    Table(
+        name="sequences",
+        row=(
+            "a window of a user's history in a fold, oldest token first, left-padded with 0 to length + 1 tokens: "
+            "inputs are tokens[:-1], targets tokens[1:]; window 0 is the newest; rows of row_weight 0 pad a shard"
+        ),
+        columns=(
+            "fold string, split string, shard int, user_idx int, window int, tokens array<int>, "
+            "token_weights array<float>, row_weight float"
+        ),
+        key=(C.FOLD, C.USER_IDX, C.WINDOW),
+        partitions=(C.FOLD, C.SPLIT, C.SHARD),
+        owned_by=(C.FOLD,),
+        made_by="export_sequences",
+    ),
+    Table(
+        name="vectors",
+        row="a user's or an item's vector of a model: their dot product is the model's score",
+        columns="fold string, model string, kind string, idx int, vector array<float>",
+        key=(C.FOLD, C.MODEL, C.KIND, C.IDX),
+        partitions=(C.FOLD, C.MODEL),
+        owned_by=(C.FOLD, C.MODEL),
+        made_by="train_als (als), load_vectors (gru, transformer)",
+    ),
+    Table(
+        name="candidates",
+        row="a (user, item) that a source proposed within a scope, with its score and rank (from 1)",
+        columns=("fold string, source string, scope string, user_idx int, item_idx int, score float, rank int"),
+        key=(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX),
+        partitions=(C.FOLD, C.SOURCE),
+        owned_by=(C.FOLD, C.SOURCE),
+        made_by="candidates (blend: blend)",
+    ),
+    Table(
+        name="blend_weights",
+        row="a source's weight in the blend of a scope, with the fold that it was chosen on",
+        columns="scope string, source string, weight double, selected_on string, ndcg double, ndcg_popularity double",
+        key=(C.SCOPE, C.SOURCE),
+        made_by="blend",
+    ),
+    Table(
+        name="recommendations",
+        row="rank r of a user on a run date",
+        columns=(
+            "run_date date, user_id string, rank int, item_id string, category string, score double, reason string, "
+            "source string, data_version bigint, fold string, model_version string"
+        ),
+        key=(C.RUN_DATE, C.USER_ID, C.RANK),
+        partitions=(C.RUN_DATE,),
+        owned_by=(C.RUN_DATE,),
+        made_by="recommend",
+    ),
+    Table(
+        name="metrics",
+        row="one figure of one model on one slice, with its interval and its difference to popularity",
+        columns=(
+            "run_id string, fold string, model string, slice string, metric string, k int, value double, low double, "
+            "high double, difference double, difference_low double, difference_high double, num_users bigint"
+        ),
+        key=(C.RUN_ID, C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID,),
+        made_by="evaluate",
+    ),
+    Table(
+        name="stage_runs",
+        row="a stage that ended, with the table versions that it wrote and the figures that it reports",
+        columns=(
+            "run_id string, stage string, started_ts timestamp, seconds double, settings_hash string, "
+            "outputs map<string,bigint>, figures map<string,string>"
+        ),
+        key=(C.RUN_ID, C.STAGE),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID, C.STAGE),
+        made_by="every stage",
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
+
+
+def check_types(rows: DataFrame, table: Table) -> DataFrame:
+    """Rows in the contract's column order; raises :class:`ContractError` on a missing, extra or retyped column.
+
+    Types are compared, not cast: Spark narrows a double to a float without a word.
+    """
+    expected = {field.name: field.dataType for field in table.schema}
+    found = {field.name: field.dataType for field in rows.schema}
+    problems = [f"column '{name}' is missing" for name in expected if name not in found]
+    problems += [f"column '{name}' is not in the contract" for name in found if name not in expected]
+    problems += [
+        f"column '{name}' is {found[name].simpleString()}, expected {kind.simpleString()}"
+        for name, kind in expected.items()
+        if name in found and not _same_type(found[name], kind)
+    ]
+    if problems:
+        raise ContractError(f"table '{table.name}' (one row is {table.row}): {'; '.join(problems)}")
+    return rows.select(*expected)
+
+
+def check_keys(rows: DataFrame, table: Table) -> None:
+    """Raise :class:`ContractError` where a key is null or occurs twice. One aggregation over the key columns."""
+    is_null = reduce(Column.__or__, [F.col(name).isNull() for name in table.key])
+    offenders = (
+        rows.groupBy(*table.key)
+        .agg(F.count("*").alias("num_rows"), F.bool_or(is_null).alias("has_null"))
+        .where("num_rows > 1 or has_null")
+        .limit(1)
+        .collect()
+    )
+    if offenders:
+        bad = offenders[0].asDict()
+        fault = "has a null" if bad.pop("has_null") else f"occurs {bad['num_rows']} times"
+        bad.pop("num_rows")
+        raise ContractError(
+            f"table '{table.name}' (one row is {table.row}): key {bad} {fault}, expected exactly one row"
+        )
+
+
+def _same_type(found: DataType, expected: DataType) -> bool:
+    """Types are the same apart from nullability, which Parquet does not keep."""
+    return found.simpleString() == expected.simpleString()

@@ -1,0 +1,1 @@
+"""Torch: item encoder, GRU, Transformer, losses, Petastorm loader, Horovod trainer, encoding."""

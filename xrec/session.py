@@ -1,0 +1,36 @@
+"""One way to build the Spark session: local, standalone, YARN or Databricks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import SparkSession
+
+_ALWAYS = {
+    # Times are UTC everywhere, whatever the machine's zone.
+    "spark.sql.session.timeZone": "UTC",
+    # Parquet files by pandas hold nanoseconds; Spark reads them as integers (log.time.unit: ns) or not at all.
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+    # A reader of the export must see whole files: no deletion vectors (design, decision 5).
+    "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+}
+
+_AT_START = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+def build_session(app_name: str, options: Mapping[str, str] | None = None) -> SparkSession:
+    """Return the running session, or a new one with Delta; sizes come from spark-submit and spark-defaults.conf.
+
+    ``options`` are further Spark settings of a new session, for tests and notebooks.
+    """
+    builder = SparkSession.builder.appName(app_name)
+    if SparkSession.getActiveSession() is None:
+        for key, value in {**_AT_START, **(options or {})}.items():
+            builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    for key, value in _ALWAYS.items():
+        spark.conf.set(key, value)
+    return spark

@@ -1,0 +1,181 @@
+"""Reads that pin a version, and writes that replace exactly what they own.
+
+A write is one Delta commit: killed midway, the old version stays readable; run twice, the table is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Storage
+from xrec.schemas import TABLES, ContractError, Table, check_keys, check_types
+
+_SAFE_VALUE = re.compile(r"[A-Za-z0-9._:-]+")
+
+
+class MissingTableError(ValueError):
+    """A table that an earlier stage makes is not there."""
+
+
+class Tables:
+    """xrec's tables in one storage.
+
+    Every read pins the version that it found first, so that a stage sees one state of each table; every write carries
+    those versions in the column ``versions``.
+    """
+
+    def __init__(self, spark: SparkSession, storage: Storage) -> None:
+        self.spark = spark
+        self.storage = storage
+        self.read_versions: dict[str, int] = {}
+        self.written_versions: dict[str, int] = {}
+
+    def location(self, name: str) -> str:
+        """Where a table lies: a path below the root, or catalog.schema.table."""
+        if self.storage.catalog:
+            return f"{self.storage.catalog}.{TABLES[name].name}"
+        return f"{self.storage.tables_root}/{TABLES[name].name}"
+
+    def path(self, name: str) -> str:
+        """The folder or URL that holds a table's files, for readers without Spark."""
+        if not self.storage.catalog:
+            return self.location(name)
+        return str(self._delta_table(name).detail().select("location").first()[0])  # type: ignore[index]
+
+    def exists(self, name: str) -> bool:
+        """Whether the table has been written at least once."""
+        if self.storage.catalog:
+            return self.spark.catalog.tableExists(self.location(name))
+        return DeltaTable.isDeltaTable(self.spark, self.location(name))
+
+    def version(self, name: str) -> int:
+        """The newest version of a table."""
+        if not self.exists(name):
+            table = TABLES[name]
+            raise MissingTableError(
+                f"table '{name}' not found at {self.location(name)}: it is made by the stage {table.made_by}; "
+                f"run ./spark-submit.sh jobs/pipeline.py --only {table.made_by.split(' ')[0]} with the same settings first"
+            )
+        row = self._delta_table(name).history(1).select("version").first()
+        assert row is not None
+        return int(row[0])
+
+    def read(self, name: str, *, version: int | None = None, **owned: str) -> DataFrame:
+        """Rows of a table at one version (default: the newest at the first read), of these owners."""
+        if version is None:
+            version = self.read_versions.get(name, -1)
+        if version < 0:
+            version = self.version(name)
+        self.read_versions[name] = version
+        reader = self.spark.read.format("delta").option("versionAsOf", version)
+        rows = reader.table(self.location(name)) if self.storage.catalog else reader.load(self.location(name))
+        for column, value in owned.items():
+            rows = rows.where(F.col(column) == value)
+        return rows
+
+    def write(self, name: str, rows: DataFrame, **owned: str | Sequence[str]) -> int:
+        """Replace the rows of these owners (the whole table where it has none); return the version written.
+
+        Raises
+        ------
+        ContractError
+            The rows break the table's contract; nothing is written.
+        """
+        table = TABLES[name]
+        if set(owned) != set(table.owned_by):
+            raise ContractError(f"table '{name}': found owners {sorted(owned)}, expected {sorted(table.owned_by)}")
+        stamped = check_types(rows.withColumn(C.VERSIONS, F.lit(self._provenance())), table)
+        values = {column: [value] if isinstance(value, str) else list(value) for column, value in owned.items()}
+        predicate = " and ".join(_predicate(*item) for item in values.items())
+        checked = stamped.persist(StorageLevel.DISK_ONLY)
+        try:
+            check_keys(checked, table)
+            self._check_owner(checked, table, values)
+            self._commit(checked, table, predicate)
+        finally:
+            checked.unpersist()
+        self.read_versions.pop(name, None)
+        self.written_versions[name] = self.version(name)
+        return self.written_versions[name]
+
+    def _check_owner(self, rows: DataFrame, table: Table, values: Mapping[str, Sequence[str]]) -> None:
+        for column, allowed in values.items():
+            stray = (
+                rows.where(~F.coalesce(F.col(column).cast("string").isin(*allowed), F.lit(False)))
+                .select(column)
+                .first()
+            )
+            if stray is not None:
+                raise ContractError(
+                    f"table '{table.name}': column '{column}' is {stray[0]!r}, this write owns {allowed}"
+                )
+
+    def _commit(self, rows: DataFrame, table: Table, predicate: str) -> None:
+        writer = rows.write.format("delta").mode("overwrite")
+        if table.partitions:
+            rows = rows.repartition(*table.partitions) if C.SHARD in table.partitions else rows
+            writer = rows.write.format("delta").mode("overwrite").partitionBy(*table.partitions)
+        if not self.exists(table.name):
+            self._create(table)
+        if predicate:
+            writer = writer.option("replaceWhere", predicate)
+        if self.storage.catalog:
+            writer.saveAsTable(self.location(table.name))
+        else:
+            writer.save(self.location(table.name))
+
+    def _create(self, table: Table) -> None:
+        """Create the empty table with its properties, so that the first write is like every other one."""
+        days = self.storage.retention_days
+        builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema).comment(f"one row is {table.row}")
+        builder = builder.partitionedBy(*table.partitions) if table.partitions else builder
+        for key in ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration"):
+            builder = builder.property(key, f"interval {days} days")
+        builder = builder.property("delta.enableDeletionVectors", "false")
+        named = (
+            builder.tableName(self.location(table.name))
+            if self.storage.catalog
+            else builder.location(self.location(table.name))
+        )
+        named.execute()
+
+    def _delta_table(self, name: str) -> DeltaTable:
+        if self.storage.catalog:
+            return DeltaTable.forName(self.spark, self.location(name))
+        return DeltaTable.forPath(self.spark, self.location(name))
+
+    def _provenance(self) -> str:
+        return ",".join(f"{name}@{version}" for name, version in sorted(self.read_versions.items()))
+
+
+def read_table_version(tables: Tables, name: str) -> int | None:
+    """The newest version of a table, or None where it was never written."""
+    return tables.version(name) if tables.exists(name) else None
+
+
+def _predicate(column: str, values: Sequence[str]) -> str:
+    """``column in ('a', 'b')``, with values of safe characters only: Delta takes the predicate as SQL text."""
+    if not values:
+        raise ContractError(f"column '{column}': found nothing, expected at least one value")
+    for value in values:
+        if not _SAFE_VALUE.fullmatch(value):
+            raise ContractError(f"column '{column}': found {value!r}, expected letters, digits, '.', '_', ':' or '-'")
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} in ({listed})"
+
+
+def rows_from(spark: SparkSession, name: str, values: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """A few rows made on the driver (weights, metrics, ledger) as a DataFrame of the table's types, without ``versions``."""
+    table = TABLES[name]
+    schema = table.schema
+    fields = [field for field in schema.fields if field.name != C.VERSIONS]
+    rows = [tuple(value[field.name] for field in fields) for value in values]
+    return spark.createDataFrame(rows, type(schema)(fields))
