@@ -1,0 +1,179 @@
+"""The whole pipeline as a user runs it, on the known-answer world: real Delta, Petastorm and Horovod processes.
+
+The tables are then judged by an independent program: pandas on what ``deltalake`` reads, without Spark and without xrec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import deltalake
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline_runs import PipelineRun, read_table
+from world import NON_MERCHANDISE, World, Written, make_world, write_world
+
+pytestmark = [pytest.mark.spark, pytest.mark.delta, pytest.mark.horovod]
+MODELS = ("als", "gru", "transformer", "item_knn", "blend")
+
+
+@dataclass(frozen=True)
+class Done:
+    world: World
+    written: Written
+    root: Path
+    output: str
+
+
+def run_world(folder: Path, *, shuffled: bool) -> Done:
+    world = make_world(seed=1, shuffled=shuffled)
+    written = write_world(world, folder)
+    run = PipelineRun(written.config)
+    assert run.finish() == 0, run.output
+    return Done(world, written, folder / "warehouse", run.output)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run_world(tmp_path_factory.mktemp("world"), shuffled=False)
+
+
+@pytest.fixture(scope="module")
+def lists(done: Done) -> pd.DataFrame:
+    return read_table(done.root, "recommendations").sort_values(["user_id", "rank"], ignore_index=True)
+
+
+def ndcg_of(lists: pd.DataFrame, targets: pd.DataFrame, k: int) -> float:
+    """Mean NDCG@k over the users with targets: 20 lines that know nothing of xrec."""
+    wanted = targets.groupby("user_id")["item_id"].agg(set)
+    ranked = lists[lists["rank"] <= k].groupby("user_id")["item_id"].agg(list)
+    total = 0.0
+    for user, items in wanted.items():
+        gains = [1 / np.log2(place + 2) for place, item in enumerate(ranked.get(user, [])) if item in items]
+        total += sum(gains) / sum(1 / np.log2(place + 2) for place in range(min(k, len(items))))
+    return total / len(wanted)
+
+
+def test_rows_add_up(done: Done) -> None:
+    written = done.written
+    assert len(read_table(done.root, "events")) == written.num_clean
+    assert len(read_table(done.root, "events_quarantine")) == written.num_quarantined
+    assert written.num_read == written.num_clean + written.num_quarantined + written.num_duplicates
+    assert f"{written.num_read:,} read" in done.output
+
+
+def test_no_list_holds_what_the_user_knows(done: Done, lists: pd.DataFrame) -> None:
+    history = done.world.history()
+    known = history.merge(lists, on=["user_id", "item_id"])
+    assert known.empty
+    touched = history[["user_id", "category"]].drop_duplicates()
+    assert lists.merge(touched, on=["user_id", "category"]).empty
+    assert not lists["category"].isin([NON_MERCHANDISE, "unknown"]).any()
+    true_category = done.world.catalogue.set_index("item_id")["category"]
+    assert (lists["item_id"].map(true_category) == lists["category"]).all()
+
+
+def test_ranks_have_no_gaps_and_scores_fall(lists: pd.DataFrame) -> None:
+    for _, one in lists.groupby("user_id"):
+        assert one["rank"].tolist() == list(range(1, len(one) + 1))
+        assert one["score"].is_monotonic_decreasing
+        assert one["item_id"].is_unique
+    assert lists.groupby("user_id").size().max() == 10
+
+
+def test_every_user_with_a_history_has_a_list(done: Done, lists: pd.DataFrame) -> None:
+    events = done.world.log[done.world.log["event_ts"] < done.world.as_of.replace(tzinfo=None)]
+    missing = set(events["user_id"]) - set(lists["user_id"])
+    assert not missing
+
+
+def test_every_row_says_why_and_from_what(lists: pd.DataFrame) -> None:
+    for column in ("reason", "source", "fold", "model_version", "versions"):
+        assert lists[column].str.len().gt(0).all()
+    assert lists["data_version"].notna().all()
+    assert set(lists["source"]) <= {"popularity", "als", "gru", "transformer"}
+    assert (lists["run_date"].astype(str) == "2024-07-01").all()
+
+
+def test_the_reported_figure_is_what_another_program_finds(done: Done, lists: pd.DataFrame) -> None:
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 10 and slice == 'touched'")
+    reported = metrics.set_index("model")["value"]["blend"]
+    assert reported == pytest.approx(ndcg_of(lists, done.world.targets(), 10), rel=1e-6)
+
+
+def test_every_model_beats_popularity(done: Done) -> None:
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 10 and slice == 'touched'")
+    by_model = metrics.set_index("model")
+    for model in MODELS:
+        assert by_model.loc[model, "difference_low"] > 0, by_model[["value", "difference", "difference_low"]]
+
+
+def test_training_saw_nothing_at_or_after_the_cut(done: Done) -> None:
+    training = read_table(done.root, "training_events")
+    cut = training["fold"].str.extract(r"(\d{4}-\d{2}-\d{2})")[0].astype("datetime64[us, UTC]")
+    assert (training["event_ts"] < cut).all()
+    assert training["fold"].nunique() == 2
+
+
+def test_the_summary_is_for_people(done: Done) -> None:
+    for expected in ("quarantined", "duplicate", "against popularity", "customer ", "recommendations", "this run"):
+        assert expected in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_rerun_replaces_its_date_only_and_yesterday_stays_readable(done: Done, lists: pd.DataFrame) -> None:
+    table = str(done.root / "recommendations")
+    before = deltalake.DeltaTable(table)
+    config = done.written.config
+    earlier = PipelineRun(config, "--only", "recommend", "--set", "ranking.top_k=3")
+    assert earlier.finish() == 0, earlier.output
+    now = deltalake.DeltaTable(table)
+    assert now.version() > before.version()
+    assert now.to_pandas()["rank"].max() == 3
+    old = deltalake.DeltaTable(table, version=before.version()).to_pandas()
+    old = old.sort_values(["user_id", "rank"], ignore_index=True)
+    pd.testing.assert_frame_equal(old, lists)
+    again = PipelineRun(config, "--only", "recommend")
+    assert again.finish() == 0, again.output
+    restored = read_table(done.root, "recommendations").sort_values(["user_id", "rank"], ignore_index=True)
+    columns = ["user_id", "rank", "item_id", "category", "score", "reason"]
+    pd.testing.assert_frame_equal(restored[columns], lists[columns])
+
+
+def test_dry_run_writes_nothing_and_says_what_would_run(done: Done) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.root.rglob("*.json")}
+    run = PipelineRun(done.written.config, "--dry-run", "--from", "blend")
+    assert run.finish() == 0, run.output
+    assert "no (not chosen)" in run.output
+    assert "candidates@" in run.output
+    assert before == {path: path.stat().st_mtime_ns for path in done.root.rglob("*.json")}
+
+
+@pytest.mark.slow
+def test_nothing_beats_popularity_on_shuffled_labels(tmp_path: Path) -> None:
+    done = run_world(tmp_path, shuffled=True)
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 10 and slice == 'touched'")
+    by_model = metrics.set_index("model")
+    for model in MODELS:
+        assert by_model.loc[model, "difference_low"] <= 0, by_model[["value", "difference", "difference_low"]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["als.rnk=4"], "als.rnk: unknown key; did you mean als.rank?"),
+        (["log.file.path=/nowhere/log.csv"], "/nowhere/log.csv"),
+        (["log.columns.user_id=custmer"], "log.columns.user_id"),
+        (["folds.as_of=1999-01-01"], "folds.as_of"),
+    ],
+)
+def test_bad_input_is_one_message(done: Done, tmp_path: Path, overrides: list[str], expected: str) -> None:
+    arguments = [part for override in overrides for part in ("--set", override)]
+    arguments += ["--set", f"storage.root={tmp_path}"] if "as_of" not in overrides[0] else ["--only", "fold"]
+    run = PipelineRun(done.written.config, *arguments)
+    assert run.finish() == 2, run.output
+    assert expected in run.output
+    assert "Traceback" not in run.output
