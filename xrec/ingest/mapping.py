@@ -1,0 +1,132 @@
+"""The source's columns to ours, and its times to UTC."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import File, LogColumns, TimeFormat
+from xrec.ingest.reader import InputError, column_names, listed
+
+TEXT = "_text"
+"""Ends the name of a mapped field that is still the source's text, such as ``quantity_text``."""
+
+_BLANKS = " \t\r\n\u00a0\ufeff"
+_MICROSECONDS = {"s": Decimal(1_000_000), "ms": Decimal(1_000), "us": Decimal(1), "ns": Decimal("0.001")}
+_EARLIEST, _LATEST = "1900-01-01", "2200-01-01"
+_ISO_DATE = r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([ T].+)?$"
+_ISO_WITH_ZONE = r"^[0-9-]+[ T][0-9:.]+ ?[^0-9:. ]"
+
+
+def map_columns(raw: DataFrame, columns: LogColumns, file: File) -> DataFrame:
+    """Raw rows, with the text of each mapped field beside them: ``user_id_text`` ... ``price_text``.
+
+    Texts are trimmed; an empty one is null; a field that the config does not map is null throughout. Leading zeros stay.
+
+    Raises
+    ------
+    InputError
+        The file lacks a mapped column; every such key is named, with the nearest name that the file has.
+    """
+    mapped = {f"log.columns.{key}": name for key, name in columns.model_dump().items() if name is not None}
+    require_columns(raw, mapped, file)
+    texts = {
+        key + TEXT: F.lit(None).cast("string") if name is None else text_of(name)
+        for key, name in columns.model_dump().items()
+    }
+    return raw.withColumns(texts)
+
+
+def require_columns(raw: DataFrame, wanted: Mapping[str, str], file: File) -> None:
+    """Raise InputError where the source lacks a column; ``wanted`` gives the settings key of each name."""
+    there = column_names(raw)
+    problems = []
+    for key, name in wanted.items():
+        if name not in there:
+            nearest = difflib.get_close_matches(name.lower(), [known.lower() for known in there], n=1, cutoff=0)
+            best = next(known for known in there if known.lower() == nearest[0])
+            problems.append(f"{key}: found '{name}', which is no column of {file.path}; did you mean '{best}'?")
+    if not problems:
+        return
+    hint = ""
+    if file.format in {"csv", "tsv"}:
+        hint = f"; if these are values, set the file's options to {{header: 'false'}} and map _c0 to _c{len(there) - 1}"
+    raise InputError("\n".join([*problems, f"its columns are: {listed(there)}{hint}"]))
+
+
+def text_of(name: str) -> Column:
+    """A source column's text, trimmed; null where it is empty."""
+    return F.nullif(F.trim(F.col(C.SOURCE_ROW).getField(name), F.lit(_BLANKS)), F.lit(""))
+
+
+def timestamp_of(text: Column, time: TimeFormat) -> Column:
+    """Text to a UTC timestamp (microseconds, finer is cut off); null where it is none.
+
+    Without a pattern a text needs at least a full date: Spark itself takes 12:30 as today. A time that daylight saving
+    skips moves on by the gap; one that occurs twice is the first.
+    """
+    if time.unit == "text":
+        return _from_text(text, time)
+    factor = _MICROSECONDS["s" if time.unit == "order" else time.unit]
+    return F.timestamp_micros(F.floor(text.try_cast("decimal(28,6)") * F.lit(factor)).try_cast("bigint"))
+
+
+def plausible(times: Column) -> Column:
+    """Timestamps between 1900 and 2200, others null: milliseconds read as seconds are in the year 50,000."""
+    return F.when((times >= F.to_timestamp(F.lit(_EARLIEST))) & (times < F.to_timestamp(F.lit(_LATEST))), times)
+
+
+def check_time_format(spark: SparkSession, time: TimeFormat) -> None:
+    """Raise InputError where ``log.time.zone`` is no zone or ``log.time.format`` no Spark date-time pattern."""
+    try:
+        ZoneInfo(time.zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InputError(
+            f"log.time.zone: found '{time.zone}', expected UTC or a Region/City such as Europe/Berlin"
+        ) from None
+    if time.format is None:
+        return
+    if time.unit != "text":
+        raise InputError(
+            f"log.time.format: found '{time.format}' beside log.time.unit '{time.unit}', expected unit text"
+        )
+    try:
+        spark.range(1).select(F.try_to_timestamp(F.lit("2000"), F.lit(time.format))).first()
+    except PySparkException as error:
+        reason = str(error).split(". SQLSTATE")[0].split("] ")[-1]
+        raise InputError(
+            f"log.time.format: found '{time.format}', expected a Spark date-time pattern such as yyyy-MM-dd HH:mm:ss: "
+            f"{reason}"
+        ) from None
+
+
+def expected_time(time: TimeFormat) -> str:
+    """What a time must look like, for messages."""
+    if time.unit == "order":
+        return "a whole number, oldest smallest (log.time.unit: order)"
+    if time.unit != "text":
+        return f"a number of {time.unit} since 1970-01-01 (log.time.unit: {time.unit}), between 1900 and 2200"
+    if time.format:
+        return f"the pattern {time.format} (log.time.format), between 1900 and 2200"
+    return "ISO 8601 such as 2017-11-01 09:30:00; else set log.time.format or log.time.unit"
+
+
+def _from_text(text: Column, time: TimeFormat) -> Column:
+    if time.format is None:
+        parsed = F.when(text.rlike(_ISO_DATE), F.try_to_timestamp(text))
+        carries_zone = text.rlike(_ISO_WITH_ZONE)
+    else:
+        parsed = F.try_to_timestamp(text, F.lit(time.format))
+        # V, z, O, X, x and Z are the pattern's letters for a zone; what is between quotes is literal.
+        carries_zone = F.lit(re.search(r"[VzOXxZ]", re.sub(r"'[^']*'", "", time.format)) is not None)
+    if time.zone == "UTC":
+        return parsed
+    return F.when(carries_zone, parsed).otherwise(F.to_utc_timestamp(parsed, time.zone))

@@ -1,0 +1,247 @@
+"""Any log or catalogue file, as rows of text.
+
+Everything is read as text, so that what a value means is decided by the row rules and a bad value can be shown as it
+stands in the source.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DoubleType,
+    FloatType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+    VariantType,
+)
+
+from xrec import columns as C
+from xrec.config import File
+
+_PACKAGE = "package:"
+
+_CAUSES = (
+    (r"PATH_NOT_FOUND|DELTA_PATH_DOES_NOT_EXIST", "no such file or folder (relative to {cwd}); correct the path"),
+    (r"Unexpected end of input stream|unexpected end of stream", "it is cut off in the middle; fetch it again"),
+    (
+        r"not a gzip file|not in GZIP format|incorrect header check|BZip2|bzip2|invalid (code|block|distance|stored)",
+        "its name says that it is compressed and its content is not, or is damaged; fetch it again or correct its name",
+    ),
+    (r"CSV header does not conform", "its files have different headers; give them the same columns in the same order"),
+    (r"is not a Parquet file", "it is not a Parquet file; correct {key}.format"),
+    (
+        r"DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|is not a Delta table",
+        "no Delta table there; correct {key}.format",
+    ),
+    (r"UNABLE_TO_INFER_SCHEMA|DELTA_SCHEMA_NOT_SET|Unable to infer schema", "found no data file in it"),
+)
+
+
+class InputError(ValueError):
+    """Input that xrec cannot read or map; the message names the key, what was found, what was expected and what to do."""
+
+
+def resolve_path(path: str, *, key: str = "log.file") -> str:
+    """The path itself, or the local file that ``package:NAME/FILE`` stands for.
+
+    Raises
+    ------
+    InputError
+        The package is not installed or has no such file.
+
+    Examples
+    --------
+    >>> resolve_path("logs/2019-10.csv.gz")
+    'logs/2019-10.csv.gz'
+    """
+    if not path.startswith(_PACKAGE):
+        return path
+    name, _, inner = path.removeprefix(_PACKAGE).partition("/")
+    if not name.isidentifier() or importlib.util.find_spec(name) is None:
+        raise InputError(
+            f"{key}.path: found {path}, but no Python package '{name}' is installed; expected package:NAME/FILE of an "
+            "installed package (underscores, as in its import)"
+        )
+    found = Path(str(importlib.resources.files(name))) / inner
+    if not inner or not found.exists():
+        there = sorted(entry.name for entry in found.parent.iterdir()) if found.parent.is_dir() else []
+        raise InputError(f"{key}.path: found {path}, but package '{name}' has no '{inner}'; there: {listed(there)}")
+    return f"file://{found}"
+
+
+def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataFrame:
+    """Lines or records of a file, as one row each: ``source_row`` (every column as text), ``file``, ``malformed``.
+
+    ``file`` is the base name, the same on every machine. ``malformed`` is the line itself where it has too few or too
+    many columns or is no JSON object, else null. Nested fields come as ``outer.inner``, lists as JSON. Whole numbers
+    that a Parquet file holds as doubles lose their ``.0``, so that a key stays a key. The options are Spark's; by
+    default a header is expected, and a quote inside quotes is doubled (RFC 4180).
+
+    ``key`` is the settings key that error messages name.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, it is empty, or it is not what ``format`` says. What only a whole read shows is raised by
+        :func:`count_rows`.
+    """
+    path = resolve_path(file.path, key=key)
+    with reading(file, key=key):
+        if file.format in {"csv", "tsv"}:
+            records = _read_delimited(spark, file, path)
+        elif file.format == "jsonl":
+            records = _read_json_lines(spark, file, path, key)
+        else:
+            records = spark.read.format(file.format).options(**file.options).load(path)
+        records = records.select("*", F.col("_metadata.file_name").alias(C.FILE + _OURS))
+    fields = [field for field in records.schema.fields if field.name not in {C.FILE + _OURS, C.MALFORMED + _OURS}]
+    texts = dict(_texts(fields))
+    _check_names(list(texts), file, key)
+    malformed = F.col(C.MALFORMED + _OURS) if C.MALFORMED + _OURS in records.columns else F.lit(None).cast("string")
+    return records.select(
+        F.struct(*[text.alias(name) for name, text in texts.items()]).alias(C.SOURCE_ROW),
+        F.col(C.FILE + _OURS).alias(C.FILE),
+        malformed.alias(C.MALFORMED),
+    )
+
+
+def count_rows(raw: DataFrame, file: File, *, key: str = "log.file") -> int:
+    """Count the rows of :func:`read_raw`, by a pass over the file of its own; none, or a damaged file, is an InputError."""
+    with reading(file, key=key):
+        num_rows = raw.count()
+    if num_rows == 0:
+        raise InputError(f"{key}.path: {file.path} holds no row (format {file.format}); expected at least one")
+    return num_rows
+
+
+def column_names(raw: DataFrame) -> list[str]:
+    """The source's column names."""
+    source_row = raw.schema[C.SOURCE_ROW].dataType
+    assert isinstance(source_row, StructType)
+    return list(source_row.names)
+
+
+@contextmanager
+def reading(file: File, *, key: str = "log.file") -> Iterator[None]:
+    """Turn what Spark says about an unreadable file into an InputError; leave other failures as they are."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        sentence = _explain(error, key)
+        if sentence is None:
+            raise
+        raise InputError(f"{key}.path: cannot read {file.path} as {file.format}: {sentence}") from None
+
+
+_OURS = " (xrec)"
+"""Ends the names of our own columns beside the source's, so that they never meet."""
+
+
+def _read_delimited(spark: SparkSession, file: File, path: str) -> DataFrame:
+    """CSV records; a line with another number of columns than the header keeps its text in ``malformed``."""
+    options = {"header": "true", "escape": '"', "sep": "\t" if file.format == "tsv" else ",", **file.options}
+    options |= {"inferSchema": "false", "mode": "PERMISSIVE"}
+    names = spark.read.options(**options).csv(path).columns
+    if not names:
+        return spark.createDataFrame([], StructType())
+    header = spark.read.options(**{**options, "header": "false"}).csv(path).first()
+    # Several files: each header is checked, where Spark takes the names as they are (it renames empty and equal ones).
+    checkable = header is not None and list(header) == names
+    options |= {"enforceSchema": str(not checkable).lower(), "columnNameOfCorruptRecord": C.MALFORMED + _OURS}
+    options |= {"columnPruning": "false"}  # else a line is only judged by the columns that a query wants
+    schema = StructType([StructField(name, StringType()) for name in [*names, C.MALFORMED + _OURS]])
+    return spark.read.options(**options).schema(schema).csv(path)
+
+
+def _read_json_lines(spark: SparkSession, file: File, path: str, key: str) -> DataFrame:
+    """JSON objects, primitives as they are written; a line that is none keeps its text in ``malformed``."""
+    malformed = C.MALFORMED + _OURS
+    options = {
+        **file.options,
+        "primitivesAsString": "true",
+        "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": malformed,
+    }
+    inferred = spark.read.options(**options).json(path).schema
+    fields = [field for field in inferred.fields if field.name != malformed]
+    if not fields and malformed in inferred.names:
+        raise InputError(f"{key}.path: {file.path} holds no JSON object; expected one a line (format jsonl)")
+    schema = StructType([*fields, StructField(malformed, StringType())])
+    return spark.read.options(**options).schema(schema).json(path)
+
+
+def _texts(
+    fields: Sequence[StructField], parent: Column | None = None, prefix: str = ""
+) -> Iterator[tuple[str, Column]]:
+    """Each leaf of a schema, as its dotted name and its text."""
+    for field in fields:
+        quoted = field.name.replace("`", "``")
+        column = F.col(f"`{quoted}`") if parent is None else parent.getField(field.name)
+        if isinstance(field.dataType, StructType):
+            yield from _texts(field.dataType.fields, column, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, _text(column, field.dataType)
+
+
+def _text(column: Column, kind: DataType) -> Column:
+    if isinstance(kind, StringType):
+        return column
+    if isinstance(kind, ArrayType | MapType | VariantType):
+        return F.to_json(column)
+    if isinstance(kind, DoubleType | FloatType):
+        is_whole = (column % 1 == 0) & (F.abs(column) < 2**53)
+        return F.when(is_whole, column.try_cast("bigint").cast("string")).otherwise(column.cast("string"))
+    return column.cast("string")
+
+
+def _check_names(names: Sequence[str], file: File, key: str) -> None:
+    if not names:
+        raise InputError(f"{key}.path: {file.path} is empty; expected a {file.format} file with at least one row")
+    if any(not character.isprintable() for name in names for character in name.replace("\t", " ")):
+        raise InputError(
+            f"{key}.path: {file.path} is not text (format {file.format}): its first line is binary; correct {key}.format, "
+            "or end the file's name in .gz or .bz2 if it is compressed"
+        )
+
+
+def _explain(error: PySparkException | Py4JJavaError, key: str) -> str | None:
+    """Say in one sentence why a file could not be read; None where that is not what failed."""
+    messages = _messages(error)
+    text = "\n".join(messages)
+    for pattern, sentence in _CAUSES:
+        if re.search(pattern, text):
+            return sentence.format(cwd=Path.cwd(), key=key)
+    if "FAILED_READ_FILE" in text or isinstance(error, AnalysisException):
+        return messages[-1].strip().split("\n")[0]
+    return None
+
+
+def _messages(error: PySparkException | Py4JJavaError) -> list[str]:
+    """Spark's messages, from the outermost to the first cause."""
+    if isinstance(error, PySparkException):
+        return [str(error)]
+    messages, cause = [], error.java_exception
+    while cause is not None:
+        messages.append(str(cause.getMessage()))
+        cause = cause.getCause()
+    return messages
+
+
+def listed(names: Sequence[str], limit: int = 40) -> str:
+    """The first names, for messages."""
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,116 @@
+"""What a row alone can decide: its values, and every reason to reject it."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Settings
+from xrec.ingest.mapping import TEXT, expected_time, plausible, timestamp_of
+from xrec.ingest.reader import InputError
+
+MALFORMED_LINE = "_line"
+"""The key of a malformed line in the quarantine's ``raw``."""
+
+_NUMBER = r"^[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
+
+FIELD_OF_REASON = {
+    "row_malformed": None,
+    "user_id_missing": C.USER_ID,
+    "item_id_missing": C.ITEM_ID,
+    "event_ts_missing": C.EVENT_TS,
+    "event_ts_unparsable": C.EVENT_TS,
+    "event_type_missing": C.EVENT_TYPE,
+    "event_type_unknown": C.EVENT_TYPE,
+    "quantity_unparsable": C.QUANTITY,
+    "quantity_not_positive": C.QUANTITY,
+    "price_unparsable": C.PRICE,
+    "price_not_positive": C.PRICE,
+}
+"""Every reason, in the order in which a row carries them, with the field that it is about."""
+
+
+def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
+    """Mapped raw rows to the same rows with the events' columns, ``reasons`` (empty: clean) and ``raw`` (clean: null).
+
+    A row carries every reason that holds, except that of a malformed row no column is trusted: it is ``row_malformed``
+    alone. A missing quantity or price is no fault, it stays null. ``raw`` is the source row as JSON, or
+    ``{"_line": "..."}`` where it is malformed.
+
+    Raises
+    ------
+    InputError
+        The log has no event-type column and the constant ``log.event_type`` has no weight.
+    """
+    columns = settings.log.columns
+    known = tuple(settings.weights.event_types)
+    if columns.event_type is None and settings.log.event_type not in known:
+        raise InputError(
+            f"log.event_type: found '{settings.log.event_type}', expected one of weights.event_types ({', '.join(known)})"
+        )
+    has_type_column = columns.event_type is not None
+    rows = mapped.withColumns(
+        {
+            C.USER_ID: F.col(C.USER_ID + TEXT),
+            C.ITEM_ID: F.col(C.ITEM_ID + TEXT),
+            C.EVENT_TYPE: event_type_of(settings) if has_type_column else F.lit(settings.log.event_type),
+            C.EVENT_TS: timestamp_of(F.col(C.EVENT_TS + TEXT), settings.log.time),
+            C.QUANTITY: number_of(F.col(C.QUANTITY + TEXT)),
+            C.PRICE: number_of(F.col(C.PRICE + TEXT)),
+        }
+    ).withColumn(C.EVENT_TS, plausible(F.col(C.EVENT_TS)))  # a step of its own, so that a time is parsed once
+    faults = {
+        "user_id_missing": F.col(C.USER_ID).isNull(),
+        "item_id_missing": F.col(C.ITEM_ID).isNull(),
+        "event_ts_missing": F.col(C.EVENT_TS + TEXT).isNull(),
+        "event_ts_unparsable": F.col(C.EVENT_TS + TEXT).isNotNull() & F.col(C.EVENT_TS).isNull(),
+        "event_type_missing": F.col(C.EVENT_TYPE).isNull(),
+        "event_type_unknown": ~F.col(C.EVENT_TYPE).isin(*known),
+    }
+    for name in (C.QUANTITY, C.PRICE):
+        faults[f"{name}_unparsable"] = F.col(name + TEXT).isNotNull() & F.col(name).isNull()
+        faults[f"{name}_not_positive"] = F.col(name) <= 0
+    assert set(faults) == set(FIELD_OF_REASON) - {"row_malformed"}
+    found = F.array_compact(F.array(*[F.when(faults[reason], F.lit(reason)) for reason in faults]))
+    reasons = F.when(F.col(C.MALFORMED).isNotNull(), F.array(F.lit("row_malformed"))).otherwise(found)
+    line = F.to_json(F.struct(F.col(C.MALFORMED).alias(MALFORMED_LINE)))
+    raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(C.SOURCE_ROW))
+    return rows.withColumn(C.REASONS, reasons).withColumn(C.RAW, raw)
+
+
+def is_clean() -> Column:
+    """Whether a row of :func:`apply_rules` has no reason against it."""
+    return F.size(C.REASONS) == 0
+
+
+def number_of(text: Column) -> Column:
+    """Text to a finite double; null where it is none: NaN, inf, 1e999, 0x1p3, 12d and 1,5 are no numbers."""
+    return F.when(text.rlike(_NUMBER), text.try_cast("double"))
+
+
+def event_type_of(settings: Settings) -> Column:
+    """The source's word for the action, in our words; a word that ``log.event_types`` does not list stays."""
+    text = F.col(C.EVENT_TYPE + TEXT)
+    words = settings.log.event_types
+    if not words:
+        return text
+    ours = F.create_map(*[F.lit(word) for word in chain.from_iterable(words.items())])
+    return F.coalesce(ours[text], text)
+
+
+def expected(reason: str, settings: Settings) -> str:
+    """What a row needs so that the reason does not hold, for messages."""
+    field = FIELD_OF_REASON[reason]
+    if field is None:
+        return "as many columns as the header has (or one JSON object a line); see log.file.options for sep and quote"
+    if reason.endswith("_missing"):
+        return "a value"
+    if field == C.EVENT_TS:
+        return expected_time(settings.log.time)
+    if field == C.EVENT_TYPE:
+        words = ", ".join(settings.weights.event_types)
+        return f"one of weights.event_types ({words}); else map it in log.event_types"
+    return "a number with a decimal point" if reason.endswith("_unparsable") else "a number above 0"
