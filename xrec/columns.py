@@ -73,6 +73,11 @@ EXCLUDED = "excluded"
 SEEN = "seen"
 CATEGORY_CODE = "category_code"
 
+# blend
+SELECTED_ON = "selected_on"
+NDCG = "ndcg"
+NDCG_POPULARITY = "ndcg_popularity"
+
 # recommendations
 REASON = "reason"
 DATA_VERSION = "data_version"

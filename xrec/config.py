@@ -321,12 +321,17 @@ class Ranking(_Frozen):
 class Evaluation(_Frozen):
     """Figures and intervals."""
 
-    ks: tuple[Count, ...] = (10, 20)
-    """Cut-offs of the metrics."""
+    ks: tuple[Count, ...] = Field((10, 20), min_length=1)
+    """Cut-offs of the metrics; the first is the one that the summary shows."""
     num_bootstrap: Count = 1000
     """Poisson bootstrap replicates."""
-    confidence: Share = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Level of the intervals."""
+
+    @field_validator("ks")
+    @classmethod
+    def _once_each(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(ks))
 
 
 class Settings(_Frozen):
@@ -474,4 +479,6 @@ def _explain(problem: Any) -> str:
         return f"{key}: found nothing, expected a value (see conf/ for examples)"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    return f"{key}: found {problem['input']!r}, expected: {problem['msg']}"
+    found = problem["input"]
+    shown = str(found) if isinstance(found, timedelta) else repr(found)
+    return f"{key}: found {shown}, expected: {problem['msg']}"

@@ -119,33 +119,41 @@ class Tables:
                 )
 
     def _commit(self, rows: DataFrame, table: Table, predicate: str) -> None:
-        writer = rows.write.format("delta").mode("overwrite")
-        if table.partitions:
-            rows = rows.repartition(*table.partitions) if C.SHARD in table.partitions else rows
-            writer = rows.write.format("delta").mode("overwrite").partitionBy(*table.partitions)
+        if C.SHARD in table.partitions:
+            rows = rows.repartition(*table.partitions)
         if not self.exists(table.name):
             self._create(table)
-        if predicate:
-            writer = writer.option("replaceWhere", predicate)
         if self.storage.catalog:
-            writer.saveAsTable(self.location(table.name))
-        else:
-            writer.save(self.location(table.name))
+            rows.writeTo(self.location(table.name)).overwrite(F.expr(predicate or "true"))
+            return
+        writer = rows.write.format("delta").mode("overwrite").partitionBy(*table.partitions)
+        writer = writer.option("replaceWhere", predicate) if predicate else writer
+        writer.save(self.location(table.name))
 
     def _create(self, table: Table) -> None:
         """Create the empty table with its properties, so that the first write is like every other one."""
-        days = self.storage.retention_days
-        builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema).comment(f"one row is {table.row}")
+        kept = f"interval {self.storage.retention_days} days"
+        properties = {
+            "delta.logRetentionDuration": kept,
+            "delta.deletedFileRetentionDuration": kept,
+            "delta.enableDeletionVectors": "false",
+        }
+        comment = f"one row is {table.row}"
+        if self.storage.catalog:
+            # In SQL: Delta's builder takes no name of three parts.
+            listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+            partitioned = f"partitioned by ({', '.join(table.partitions)})" if table.partitions else ""
+            escaped = comment.replace("'", "\\'")
+            self.spark.sql(
+                f"create table if not exists {self.location(table.name)} ({table.columns}, {C.VERSIONS} string) "
+                f"using delta {partitioned} comment '{escaped}' tblproperties ({listed})"
+            )
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema).comment(comment)
         builder = builder.partitionedBy(*table.partitions) if table.partitions else builder
-        for key in ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration"):
-            builder = builder.property(key, f"interval {days} days")
-        builder = builder.property("delta.enableDeletionVectors", "false")
-        named = (
-            builder.tableName(self.location(table.name))
-            if self.storage.catalog
-            else builder.location(self.location(table.name))
-        )
-        named.execute()
+        for key, value in properties.items():
+            builder = builder.property(key, value)
+        builder.location(self.location(table.name)).execute()
 
     def _delta_table(self, name: str) -> DeltaTable:
         if self.storage.catalog:

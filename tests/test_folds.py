@@ -1,0 +1,161 @@
+"""Folds never learn from what judges them: bounds, the cut of the last event, and what cannot be planned."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame, SparkSession
+
+from xrec import columns as C
+from xrec.config import Folds, SettingsError
+from xrec.evaluation.folds import Fold, history_of, horizon_of, plan_folds
+
+UTC = timezone.utc
+START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+@given(
+    day=st.integers(2, 365),
+    horizon_hours=st.integers(1, 5000),
+    num_select=st.integers(0, 12),
+    purpose=st.sampled_from(["test", "serve"]),
+    latest=st.booleans(),
+)
+def test_select_folds_are_older_and_the_main_fold_is_last(
+    day: int, horizon_hours: int, num_select: int, purpose: str, latest: bool
+) -> None:
+    as_of = "latest" if latest else f"{START + timedelta(days=day):%Y-%m-%d}"
+    folds = Folds(purpose=purpose, as_of=as_of, horizon=timedelta(hours=horizon_hours), num_select=num_select)
+    planned = plan_folds(folds, START, END)
+    *selects, main = planned
+    assert main.purpose == purpose
+    assert main.has_targets == (purpose == "test")
+    assert {fold.purpose for fold in selects} <= {"select"}
+    assert len(selects) <= num_select
+    assert len({fold.name for fold in planned}) == len(planned)
+    for older, newer in pairwise(planned):
+        assert older.as_of + older.horizon == newer.as_of, "a select fold sees what judges a newer one"
+    assert all(fold.as_of > START and fold.horizon == folds.horizon for fold in planned)
+    # A select fold is left out only where it has no history.
+    if len(selects) < num_select:
+        assert planned[0].as_of - folds.horizon <= START
+    if latest:
+        assert main.as_of + (main.horizon if purpose == "test" else timedelta(0)) == END + timedelta(microseconds=1)
+
+
+def test_a_time_zone_of_as_of_is_converted() -> None:
+    main = plan_folds(Folds(as_of="2024-07-01T01:00:00+02:00", num_select=0), START, END)[-1]
+    assert main.as_of == datetime(2024, 6, 30, 23, tzinfo=UTC)
+    assert main.name == "test-2024-06-30T230000", "named by local time"
+    assert main.as_of.date().isoformat() == "2024-06-30"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"as_of": "yesterday"},
+            "folds.as_of: found 'yesterday', expected latest, or a date or time such as 2017-11-01",
+        ),
+        (
+            {"as_of": "2024-01-01"},
+            f"folds.as_of: found 2024-01-01 with horizon 61 days, 0:00:00, which leaves no history: the clean log runs from "
+            f"{START} to {END}; choose a later as_of or a shorter folds.horizon",
+        ),
+        (
+            {"horizon": timedelta(days=900)},
+            f"folds.as_of: found latest with horizon 900 days, 0:00:00, which leaves no history: the clean log runs from "
+            f"{START} to {END}; choose a later as_of or a shorter folds.horizon",
+        ),
+        (
+            {"as_of": "2025-02-01"},
+            f"folds.as_of: found 2025-02-01, expected a time before the log's end ({END}) for a backtest; "
+            "choose an earlier one, or folds.purpose=serve",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_says_why(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        plan_folds(Folds(**changes), START, END)
+    assert str(error.value) == message
+
+
+def test_serving_may_lie_after_the_logs_end() -> None:
+    main = plan_folds(Folds(purpose="serve", as_of="2025-02-01", num_select=1), START, END)[-1]
+    assert (main.name, main.has_targets) == ("serve-2025-02-01", False)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "num_select", "expected"),
+    [
+        ("test", 2, [("select-last3", 3), ("select-last2", 2), ("test-last1", 1)]),
+        ("test", 0, [("test-last1", 1)]),
+        ("serve", 1, [("select-last1", 1), ("serve-last0", 0)]),
+    ],
+)
+def test_last_out_folds_hide_newer_events(purpose: str, num_select: int, expected: list[tuple[str, int]]) -> None:
+    planned = plan_folds(Folds(kind="last_out", purpose=purpose, num_select=num_select), START, END)
+    assert [(fold.name, fold.skip_last) for fold in planned] == expected
+    assert planned[-1].purpose == purpose
+    assert all(fold.as_of > END for fold in planned)
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    """Events of 40 users, with many equal times, users of one event, and events just at and around 2024-07-01."""
+    rng = np.random.default_rng(0)
+    users = np.concatenate([rng.integers(0, 36, 900), np.arange(36, 40)])
+    when = pd.Timestamp("2024-05-01") + pd.to_timedelta(rng.integers(0, 120, len(users)), unit="D")
+    edges = [
+        pd.Timestamp(f"2024-{edge}") for edge in ("06-30 23:59:59.999999", "07-01", "07-30 23:59:59.999999", "07-31")
+    ]
+    frame = pd.DataFrame({"user_idx": [*users, 1, 2, 3, 4], "event_ts": [*when, *edges]}).astype({"user_idx": "int32"})
+    frame["event_id"] = [f"e{n:04d}" for n in rng.permutation(len(frame))]
+    return frame
+
+
+@pytest.fixture(scope="module")
+def events(spark: SparkSession, log: pd.DataFrame) -> DataFrame:
+    return spark.createDataFrame(log).select("event_id", "user_idx", "event_ts")
+
+
+def ids(rows: DataFrame) -> set[str]:
+    listed = [row[C.EVENT_ID] for row in rows.collect()]
+    assert len(listed) == len(set(listed))
+    return set(listed)
+
+
+@pytest.mark.spark
+def test_history_ends_where_the_horizon_begins(events: DataFrame, log: pd.DataFrame) -> None:
+    as_of, horizon = datetime(2024, 7, 1, tzinfo=UTC), timedelta(days=30)
+    fold = Fold(name="f", purpose="test", as_of=as_of, horizon=horizon)
+    start, end = pd.Timestamp("2024-07-01"), pd.Timestamp("2024-07-31")
+    assert history_of(events, fold).columns == horizon_of(events, fold).columns == events.columns
+    assert ids(history_of(events, fold)) == set(log.loc[log["event_ts"] < start, "event_id"])
+    within = (log["event_ts"] >= start) & (log["event_ts"] < end)
+    assert ids(horizon_of(events, fold)) == set(log.loc[within, "event_id"])
+    serving = Fold(name="f", purpose="serve", as_of=as_of, horizon=horizon)
+    assert ids(horizon_of(events, serving)) == set()
+    assert ids(history_of(events, serving)) == ids(history_of(events, fold))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("skip_last", [1, 2])
+def test_last_out_equals_a_naive_cut(events: DataFrame, log: pd.DataFrame, skip_last: int) -> None:
+    fold = Fold(name="f", purpose="test", as_of=END, horizon=timedelta(days=1), skip_last=skip_last)
+    history, target = set(), set()
+    for _, mine in log.groupby("user_idx"):
+        ordered = list(mine.sort_values(["event_ts", "event_id"])["event_id"])
+        history |= set(ordered[: max(0, len(ordered) - skip_last)])
+        target |= set(ordered[-skip_last : len(ordered) - skip_last + 1]) if len(ordered) >= skip_last else set()
+    shuffled = events.orderBy("event_id").repartition(3)
+    for rows in (events, shuffled):
+        assert ids(history_of(rows, fold)) == history
+        assert ids(horizon_of(rows, fold)) == target
+    assert history_of(events, fold).columns == horizon_of(events, fold).columns == events.columns

@@ -1,0 +1,322 @@
+"""Every metric against a naive version, and the intervals against a naive bootstrap, theory and known truths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from scipy import stats
+
+from xrec import columns as C
+from xrec.config import Evaluation
+from xrec.evaluation.folds import Fold
+from xrec.evaluation.intervals import poisson_weights, summarise
+from xrec.evaluation.metrics import ACCURACY, coverage_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.report import describe_figure, describe_metrics, judge
+
+pytestmark = pytest.mark.spark
+
+FOLD = "test-2024-07-01"
+KS = (1, 3, 10, 20)
+CANDIDATES = "fold string, source string, scope string, user_idx int, item_idx int, rank int, score double"
+TARGETS = "fold string, user_idx int, item_idx int, cross_touched boolean, cross_home boolean"
+NUM_ITEMS = 40
+
+
+def naive_metric(metric: str, ranked: Sequence[int], targets: set[int], k: int) -> float:
+    """One user's metric, written down as the definition reads."""
+    hits = [item in targets for item in ranked[:k]]
+    if metric == "hr":
+        return float(any(hits))
+    if metric == "recall":
+        return sum(hits) / len(targets)
+    if metric == "precision":
+        return sum(hits) / k
+    gains = sum(1 / math.log2(rank + 1) for rank, hit in enumerate(hits, start=1) if hit)
+    return gains / sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(targets)) + 1))
+
+
+def random_case(seed: int, *, num_users: int = 60) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Rows of candidates (empty and short lists, tied scores) and of targets (users without any) of random users."""
+    rng = np.random.default_rng(seed)
+    candidates, targets = [], []
+    for user in range(num_users):
+        for source in ("popularity", "als", "blend"):
+            for scope in ("touched", "home"):
+                length = int(rng.choice([0, 1, 2, 7, 15, 25]))
+                items = rng.choice(NUM_ITEMS, length, replace=False)
+                scores = np.sort(rng.integers(0, 5, length))[::-1]
+                ranked = sorted(zip(-scores, items, strict=True))
+                candidates += [
+                    (FOLD, source, scope, user, int(item), rank, float(-score))
+                    for rank, (score, item) in enumerate(ranked, start=1)
+                ]
+        for item in rng.choice(NUM_ITEMS, int(rng.choice([0, 1, 2, 5, 30])), replace=False):
+            touched, home = [(True, True), (True, False), (False, True)][rng.integers(3)]
+            targets.append((FOLD, user, int(item), touched, home))
+    return candidates, targets
+
+
+def naive_judged(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], float]:
+    """(source, scope, user, metric, k) to the naive metric, of all users with targets."""
+    expected = {}
+    for scope, flag in (("touched", 3), ("home", 4)):
+        for user in {row[1] for row in targets}:
+            mine = {row[2] for row in targets if row[1] == user and row[flag]}
+            for source in {row[1] for row in candidates} if mine else ():
+                rows = [row for row in candidates if row[1:4] == (source, scope, user)]
+                ranked = [row[4] for row in sorted(rows, key=lambda row: row[5])]
+                for metric, k in metric_names(KS):
+                    expected[source, scope, user, metric, k] = naive_metric(metric, ranked, mine, k)
+    return expected
+
+
+def judged_values(judged: DataFrame) -> dict[tuple[Any, ...], float]:
+    return {
+        (row[C.MODEL], row[C.SLICE], row[C.USER_IDX], *name): value
+        for row in judged.collect()
+        for name, value in zip(metric_names(KS), row["values"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -> None:
+    candidates, targets = random_case(seed)
+    expected = naive_judged(candidates, targets)
+    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    judged = judge_lists(lists, answers, sources=sources_of(lists), ks=KS)
+    assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
+    again = judge_lists(
+        lists.repartition(7, F.xxhash64("item_idx", "source")),
+        answers.orderBy(F.desc("item_idx")).repartition(3),
+        sources=["popularity", "blend", "als"],
+        ks=KS,
+    )
+    assert judged_values(again) == pytest.approx(expected, abs=1e-12)
+    means = pd.Series(expected).groupby(level=[0, 1, 3, 4]).mean()
+    found = summarise(judged, Evaluation(ks=KS, num_bootstrap=10), seed=0).collect()
+    assert len(found) == len(means)
+    for row in found:
+        key = (row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K])
+        assert row[C.VALUE] == pytest.approx(means[key], abs=1e-12)
+        assert row[C.DIFFERENCE] == pytest.approx(means[key] - means["popularity", *key[1:]], abs=1e-12)
+        assert row[C.NUM_USERS] == len({name[2] for name in expected if name[1] == row[C.SLICE]})
+
+
+def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
+    wanted = {0: [5, 6, 7], 1: [1], 2: list(range(10, 22))}
+    targets = [(FOLD, user, item, True, True) for user, items in wanted.items() for item in items]
+    perfect = [
+        (FOLD, "als", "touched", u, item, n, 1.0) for u, items in wanted.items() for n, item in enumerate(items, 1)
+    ]
+    wrong = [(FOLD, "popularity", "touched", user, 39, 1, 1.0) for user in wanted]
+    lists, answers = spark.createDataFrame(perfect + wrong, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    values = judged_values(judge_lists(lists, answers, sources=["als", "popularity"], ks=KS))
+    touched = {key: value for key, value in values.items() if key[1] == "touched"}
+    assert {value for key, value in touched.items() if key[0] == "als" and key[3] in {"ndcg", "hr"}} == {1.0}
+    assert all(touched["als", "touched", user, "recall", 20] == 1.0 for user in wanted)
+    assert touched["als", "touched", 0, "precision", 10] == pytest.approx(0.3)
+    assert {value for key, value in values.items() if key[0] == "popularity" or key[1] == "home"} == {0.0}
+
+
+def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
+    rows = [(FOLD, "als", "touched", user, item, item + 1, 1.0) for user in range(20) for item in range(20)]
+    targets = [(FOLD, user, user, True, False) for user in range(20)]
+    lists, answers = spark.createDataFrame(rows, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    values = judged_values(judge_lists(lists, answers, sources=["als"], ks=KS))
+    ndcg = [values["als", "touched", user, "ndcg", 20] for user in range(20)]
+    assert ndcg == sorted(ndcg, reverse=True)
+    assert len(set(ndcg)) == 20
+
+
+def test_coverage_counts_the_items_of_all_lists(spark: SparkSession) -> None:
+    candidates, _ = random_case(3)
+    lists = spark.createDataFrame(candidates, CANDIDATES)
+    rows = coverage_of(lists, num_items=NUM_ITEMS, ks=KS).collect()
+    assert len(rows) == 3 * 2 * len(KS)
+    for row in rows:
+        mine = [c for c in candidates if c[1:3] == (row[C.MODEL], row[C.SLICE])]
+        assert row[C.VALUE] == len({c[4] for c in mine if c[5] <= row[C.K]}) / NUM_ITEMS
+        assert row[C.NUM_USERS] == len({c[3] for c in mine})
+        assert row[C.LOW] is None
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_poisson_and_a_function_of_seed_user_and_replicate_alone() -> None:
+    users = np.arange(-3, 2000, dtype=np.int32)
+    weights = poisson_weights(users, 400, seed=0)
+    assert (weights[:, 0] == 1).all()
+    drawn = weights[:, 1:]
+    observed = np.bincount(drawn.astype(int).ravel(), minlength=8)
+    expected = stats.poisson.pmf(np.arange(7), 1) * drawn.size
+    assert stats.chisquare([*observed[:7], observed[7:].sum()], [*expected, drawn.size - expected.sum()]).pvalue > 1e-3
+    # Neither users nor replicates are correlated: the largest of many correlations stays near its expected size.
+    for matrix in (drawn[:200], drawn[:, :200].T[:, :400]):
+        correlations = np.corrcoef(matrix) - np.eye(200)
+        assert np.abs(correlations).max() < 6 / math.sqrt(matrix.shape[1])
+    order = np.random.default_rng(0).permutation(len(users))
+    np.testing.assert_array_equal(poisson_weights(users[order], 400, seed=0), weights[order])
+    np.testing.assert_array_equal(poisson_weights(users[:5], 10, seed=0), weights[:5, :11])
+    assert (poisson_weights(users, 400, seed=1) != weights).mean() > 0.4
+
+
+def users_of(spark: SparkSession, values: dict[str, np.ndarray]) -> DataFrame:
+    """Rows of ``judge_lists`` with the given value of every metric for each user of a model."""
+    frames = [
+        pd.DataFrame({"model": model, "user_idx": np.arange(len(column), dtype=np.int32), "value": column})
+        for model, column in values.items()
+    ]
+    return spark.createDataFrame(pd.concat(frames)).select(
+        F.lit(FOLD).alias(C.FOLD),
+        C.MODEL,
+        F.lit("touched").alias(C.SLICE),
+        C.USER_IDX,
+        F.array(*[F.col("value")] * len(ACCURACY)).alias("values"),
+    )
+
+
+def intervals(judged: DataFrame, *, seed: int = 0, num_bootstrap: int = 500, confidence: float = 0.95) -> Any:
+    """Model to its row of metric ndcg@10."""
+    settings = Evaluation(ks=(10,), num_bootstrap=num_bootstrap, confidence=confidence)
+    rows = summarise(judged, settings, seed).where("metric = 'ndcg'").collect()
+    return {row[C.MODEL]: row for row in rows}
+
+
+def correlated_models(num_users: int = 1500) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    easy = rng.beta(0.5, 2, num_users)
+    return {"popularity": easy, "als": np.clip(easy + rng.normal(0.01, 0.05, num_users), 0, 1)}
+
+
+def test_the_interval_equals_a_naive_bootstrap_and_the_normal_approximation(spark: SparkSession) -> None:
+    values = correlated_models()
+    row = intervals(users_of(spark, values))["als"]
+    weights = poisson_weights(np.arange(1500), 500, seed=0)[:, 1:]
+    means = {model: (weights * column[:, None]).sum(axis=0) / weights.sum(axis=0) for model, column in values.items()}
+    bounds = [2.5, 97.5]
+    np.testing.assert_allclose([row[C.LOW], row[C.HIGH]], np.percentile(means["als"], bounds), rtol=1e-9)
+    differences = np.percentile(means["als"] - means["popularity"], bounds)
+    np.testing.assert_allclose([row[C.DIFFERENCE_LOW], row[C.DIFFERENCE_HIGH]], differences, rtol=1e-9)
+    for low, high, column in (
+        (row[C.LOW], row[C.HIGH], values["als"]),
+        (row[C.DIFFERENCE_LOW], row[C.DIFFERENCE_HIGH], values["als"] - values["popularity"]),
+    ):
+        error = column.std() / math.sqrt(len(column))
+        assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.12)
+        assert (low + high) / 2 == pytest.approx(column.mean(), abs=0.4 * error)
+
+
+def test_the_interval_does_not_depend_on_order_or_partitions_but_on_the_seed(spark: SparkSession) -> None:
+    judged = users_of(spark, correlated_models())
+    once = intervals(judged)["als"].asDict()
+    again = intervals(judged.orderBy(F.desc("user_idx")).repartition(5))["als"].asDict()
+    for name, value in once.items():
+        assert again[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
+    assert intervals(judged, seed=1)["als"][C.LOW] != once[C.LOW]
+
+
+def test_pairing_narrows_the_interval_of_the_difference(spark: SparkSession) -> None:
+    rows = intervals(users_of(spark, correlated_models()))
+    paired = rows["als"][C.DIFFERENCE_HIGH] - rows["als"][C.DIFFERENCE_LOW]
+    unpaired = math.hypot(*[rows[model][C.HIGH] - rows[model][C.LOW] for model in ("als", "popularity")])
+    assert paired < 0.4 * unpaired
+    assert rows["als"][C.DIFFERENCE_LOW] > 0, "a small, steady gain is seen only by pairing"
+    assert rows["popularity"][C.DIFFERENCE_LOW] == rows["popularity"][C.DIFFERENCE_HIGH] == 0
+
+
+def test_a_higher_confidence_gives_a_wider_interval(spark: SparkSession) -> None:
+    judged = users_of(spark, correlated_models())
+    widths = [row[C.HIGH] - row[C.LOW] for row in (intervals(judged, confidence=c)["als"] for c in (0.5, 0.8, 0.99))]
+    assert widths == sorted(widths)
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_worlds() -> None:
+    # Hit ratios of 120 users from 600 worlds of known truth, with the weights of the real bootstrap.
+    rng = np.random.default_rng(11)
+    worlds, users, truth = 600, 120, 0.3
+    hits = rng.random((worlds, users)) < truth
+    covered = 0
+    for world in range(worlds):
+        weights = poisson_weights(np.arange(users) + users * world, 300, seed=3)[:, 1:]
+        low, high = np.percentile(hits[world] @ weights / weights.sum(axis=0), [2.5, 97.5])
+        covered += low <= truth <= high
+    assert 0.91 <= covered / worlds <= 0.98
+
+
+def test_one_user_and_no_popularity_are_no_error(spark: SparkSession) -> None:
+    row = intervals(users_of(spark, {"als": np.array([0.25])}))["als"]
+    assert (row[C.LOW], row[C.VALUE], row[C.HIGH], row[C.NUM_USERS]) == (0.25, 0.25, 0.25, 1)
+    assert row[C.DIFFERENCE] is None
+
+
+# --- a run's figures ---------------------------------------------------------------------------------------------------
+
+
+def fold_of(purpose: Any) -> Fold:
+    as_of = datetime(2024, 7, 1, tzinfo=timezone.utc)
+    return Fold(name=FOLD, purpose=purpose, as_of=as_of, horizon=timedelta(days=30))
+
+
+def judged_run(spark: SparkSession, purpose: str) -> tuple[DataFrame, dict[str, str]]:
+    candidates, targets = random_case(4)
+    settings = Evaluation(ks=(10, 20), num_bootstrap=50)
+    items = spark.range(NUM_ITEMS + 5).selectExpr("cast(id as int) item_idx", f"id < {NUM_ITEMS} recommendable")
+    frames = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    metrics = judge(*frames, items, fold_of(purpose), settings, seed=0, run_id="run").cache()
+    return metrics, describe_metrics(metrics, fold_of(purpose), settings)
+
+
+def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession) -> None:
+    metrics, figures = judged_run(spark, "test")
+    keys = [(row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K]) for row in metrics.collect()]
+    assert len(keys) == len(set(keys)) == 3 * 2 * 5 * 2
+    assert next(iter(figures)) == "users touched"
+    assert "vs popularity" in figures["ndcg@10 touched blend"]
+    assert "vs popularity" not in figures["ndcg@10 touched popularity"]
+    assert set(figures) >= {
+        f"coverage@10 {scope} {model}" for scope in ("touched", "home") for model in ("als", "blend")
+    }
+
+
+def test_a_serving_fold_reports_coverage_and_when_it_can_be_judged(spark: SparkSession) -> None:
+    metrics, figures = judged_run(spark, "serve")
+    assert {row[C.METRIC] for row in metrics.collect()} == {"coverage"}
+    assert figures["accuracy"] == (
+        f"fold '{FOLD}' serves: its lists can be judged when the horizon (30 days, 0:00:00) has passed; "
+        "until then their coverage alone is known"
+    )
+    assert all(name == "accuracy" or name.startswith("coverage@10") for name in figures)
+
+
+def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
+    columns = ("model", "value", "low", "high", "difference", "difference_low", "difference_high")
+    schema = ", ".join(f"{name} {'string' if name == 'model' else 'double'}" for name in columns)
+    rows = [
+        ("blend", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093),
+        ("popularity", 0.0517, 0.05, 0.0533, 0.0, 0.0, 0.0),
+        ("als", 0.25, 0.2, 0.3, 0.25, 0.2, 0.3),
+        ("als", 0.1, None, None, None, None, None),
+    ]
+    assert [describe_figure(row) for row in spark.createDataFrame(rows, schema).collect()] == [
+        "0.0581 [0.0551, 0.0612] +12.4 % [+6.2, +18.0] vs popularity",
+        "0.0517 [0.0500, 0.0533]",
+        "0.2500 [0.2000, 0.3000] (popularity hits nothing)",
+        "0.1000",
+    ]
+
+
+def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession) -> None:
+    empty = spark.createDataFrame([], CANDIDATES), spark.createDataFrame([], TARGETS)
+    items = spark.range(3).selectExpr("cast(id as int) item_idx", "true recommendable")
+    with pytest.raises(ValueError, match="found no row of fold 'test-2024-07-01'") as error:
+        judge(*empty, items, fold_of("test"), Evaluation(), seed=0, run_id="run")
+    assert "--only candidates" in str(error.value)

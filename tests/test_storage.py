@@ -1,0 +1,167 @@
+"""Delta tables: a write replaces exactly what it owns or nothing at all; a read sees one version."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Storage
+from xrec.schemas import TABLES, ContractError
+from xrec.storage.tables import MissingTableError, Tables, read_table_version, rows_from
+
+pytestmark = [pytest.mark.spark, pytest.mark.delta]
+
+
+@pytest.fixture(params=["path", "catalog"])
+def storage(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "path":
+        yield Storage(root=str(tmp_path / "warehouse"))
+        return
+    spark.sql("create schema if not exists xrec_tests")
+    yield Storage(root=None, catalog="spark_catalog.xrec_tests", artifacts=str(tmp_path))
+    spark.sql("drop schema xrec_tests cascade")
+
+
+@pytest.fixture
+def tables(spark: SparkSession, tmp_path: Path) -> Tables:
+    return Tables(spark, Storage(root=str(tmp_path / "warehouse")))
+
+
+def mixes(spark: SparkSession, fold: str, weights: list[float]) -> DataFrame:
+    """Rows of ``user_categories``: one a weight, of users 0, 1, 2 ..."""
+    rows = [(fold, user, "tents", weight, True, False) for user, weight in enumerate(weights)]
+    return spark.createDataFrame(
+        rows, "fold string, user_idx int, category string, weight double, touched boolean, home boolean"
+    )
+
+
+def blend(spark: SparkSession, source: str) -> DataFrame:
+    row = {"scope": "touched", "source": source, "weight": 1.0, "selected_on": "s", "ndcg": 0.1, "ndcg_popularity": 0.1}
+    return rows_from(spark, "blend_weights", [row])
+
+
+def contents(rows: DataFrame) -> list[tuple[object, ...]]:
+    return sorted((row[C.FOLD], row[C.USER_IDX], row[C.WEIGHT]) for row in rows.collect())
+
+
+def test_a_write_replaces_exactly_its_folds_and_twice_is_once(spark: SparkSession, storage: Storage) -> None:
+    tables = Tables(spark, storage)
+    assert read_table_version(tables, "user_categories") is None
+    both = mixes(spark, "test-1", [1.0, 2.0]).unionByName(mixes(spark, "select-1", [5.0]))
+    tables.write("user_categories", both, fold=["test-1", "select-1"])
+    once = contents(tables.read("user_categories"))
+    tables.write("user_categories", both, fold=["test-1", "select-1"])
+    assert contents(tables.read("user_categories")) == once
+
+    version = tables.write("user_categories", mixes(spark, "test-1", [9.0]), fold="test-1")
+    assert tables.written_versions == {"user_categories": version}
+    assert read_table_version(tables, "user_categories") == version
+    assert contents(tables.read("user_categories")) == [("select-1", 0, 5.0), ("test-1", 0, 9.0)]
+    assert contents(tables.read("user_categories", fold="select-1")) == [("select-1", 0, 5.0)]
+    # The old version stays readable, also without Spark.
+    assert contents(tables.read("user_categories", version=version - 1)) == once
+    without_spark = DeltaTable(tables.path("user_categories").removeprefix("file:"))
+    assert without_spark.version() == version
+    assert without_spark.metadata().partition_columns == ["fold"]
+    assert without_spark.metadata().configuration["delta.enableDeletionVectors"] == "false"
+    assert without_spark.metadata().description == f"one row is {TABLES['user_categories'].row}"
+
+
+def test_a_table_without_owners_is_replaced_whole(spark: SparkSession, storage: Storage) -> None:
+    tables = Tables(spark, storage)
+    tables.write("blend_weights", blend(spark, "als"))
+    tables.write("blend_weights", blend(spark, "gru"))
+    assert [row[C.SOURCE] for row in tables.read("blend_weights").collect()] == ["gru"]
+
+
+def test_a_run_date_is_replaced_alone(spark: SparkSession, tables: Tables) -> None:
+    def lists(day: int, item: str) -> DataFrame:
+        values = {name.name: None for name in TABLES["recommendations"].schema} | {
+            "run_date": datetime.date(2024, 7, day), "user_id": "007", "rank": 1, "item_id": item
+        }  # fmt: skip
+        return rows_from(spark, "recommendations", [values])
+
+    for day, item in ((1, "a"), (2, "b"), (1, "c")):
+        tables.write("recommendations", lists(day, item), run_date=f"2024-07-0{day}")
+    found = {row["run_date"].day: row["item_id"] for row in tables.read("recommendations").collect()}
+    assert found == {1: "c", 2: "b"}
+
+
+def test_reads_pin_a_version_and_rows_carry_it(spark: SparkSession, tables: Tables) -> None:
+    tables.write("user_categories", mixes(spark, "f", [1.0]), fold="f")
+    reader = Tables(spark, tables.storage)
+    before = reader.read("user_categories")
+    version = reader.read_versions["user_categories"]
+    tables.write("user_categories", mixes(spark, "f", [2.0]), fold="f")
+    assert contents(before) == contents(reader.read("user_categories")) == [("f", 0, 1.0)]
+    assert contents(Tables(spark, tables.storage).read("user_categories")) == [("f", 0, 2.0)]
+    reader.write("blend_weights", blend(spark, "als"))
+    stamped = reader.read("blend_weights").first()
+    assert stamped is not None
+    assert stamped[C.VERSIONS] == f"user_categories@{version}"
+
+
+def test_a_stage_may_extend_the_table_that_it_reads(spark: SparkSession, tables: Tables) -> None:
+    users = "user_id string, user_idx int"
+    tables.write("users", spark.createDataFrame([("a", 0)], users))
+    older = tables.read("users").drop(C.VERSIONS)
+    tables.write("users", older.unionByName(spark.createDataFrame([("b", 1)], users)))
+    assert {row[C.USER_ID] for row in tables.read("users").collect()} == {"a", "b"}
+
+
+def test_broken_contracts_raise_and_write_nothing(spark: SparkSession, tables: Tables) -> None:
+    good = mixes(spark, "f", [1.0])
+    version = tables.write("user_categories", good, fold="f")
+    one_row = "table 'user_categories' (one row is a (user, category) of a fold)"
+    broken = {
+        f"{one_row}: column 'home' is missing": good.drop("home"),
+        f"{one_row}: column 'extra' is not in the contract": good.withColumn("extra", F.lit(1)),
+        f"{one_row}: column 'weight' is float, expected double": good.withColumn("weight", F.lit(1.0).cast("float")),
+        f"{one_row}: key {{'fold': 'f', 'user_idx': 0, 'category': 'tents'}} occurs 2 times, expected exactly one row": (
+            good.unionByName(good)
+        ),
+        f"{one_row}: key {{'fold': 'f', 'user_idx': 0, 'category': None}} has a null, expected exactly one row": (
+            good.withColumn("category", F.lit(None).cast("string"))
+        ),
+        "table 'user_categories': column 'fold' is 'g', this write owns ['f']": mixes(spark, "g", [1.0]),
+    }
+    for message, rows in broken.items():
+        with pytest.raises(ContractError) as error:
+            tables.write("user_categories", rows, fold="f")
+        assert str(error.value) == message
+    with pytest.raises(ContractError, match=r"found owners \[\], expected \['fold'\]"):
+        tables.write("user_categories", good)
+    with pytest.raises(ContractError, match="column 'fold': found nothing, expected at least one value"):
+        tables.write("user_categories", good.limit(0), fold=[])
+    assert tables.version("user_categories") == version
+
+
+@pytest.mark.parametrize("value", ["x' or '1'='1", "a b", "", "fold;", "ü", "a\n"])
+def test_values_that_could_be_sql_are_refused(spark: SparkSession, tables: Tables, value: str) -> None:
+    with pytest.raises(
+        ContractError, match=r"column 'fold': found .*, expected letters, digits, '\.', '_', ':' or '-'"
+    ):
+        tables.write("user_categories", mixes(spark, value, [1.0]), fold=value)
+    assert read_table_version(tables, "user_categories") is None, "refused, but the empty table was made"
+
+
+def test_a_missing_table_names_the_stage_that_makes_it(tables: Tables) -> None:
+    with pytest.raises(MissingTableError) as error:
+        tables.read("vectors")
+    assert str(error.value) == (
+        f"table 'vectors' not found at {tables.storage.root}/vectors: it is made by the stage "
+        "train_als (als), load_vectors (gru, transformer); "
+        "run ./spark-submit.sh jobs/pipeline.py --only train_als with the same settings first"
+    )
+
+
+def test_a_missing_column_of_a_driver_row_is_an_error(spark: SparkSession) -> None:
+    with pytest.raises(KeyError):
+        rows_from(spark, "blend_weights", [{"scope": "touched"}])

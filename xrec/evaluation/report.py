@@ -1,0 +1,83 @@
+"""A fold's lists to rows of ``metrics``, and those rows as a person reads them."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Evaluation
+from xrec.evaluation.folds import Fold
+from xrec.evaluation.intervals import BASELINE, summarise
+from xrec.evaluation.metrics import COVERAGE, coverage_of, judge_lists, sources_of
+
+HEADLINE = "ndcg"
+
+
+def judge(
+    candidates: DataFrame,
+    targets: DataFrame,
+    items: DataFrame,
+    fold: Fold,
+    settings: Evaluation,
+    *,
+    seed: int,
+    run_id: str,
+) -> DataFrame:
+    """Rows of a fold's ``candidates``, ``targets`` and of ``items`` to rows of ``metrics``.
+
+    A fold whose horizon has not passed has no targets: its coverage alone is known.
+
+    Raises
+    ------
+    ValueError
+        The fold has no candidates.
+    """
+    sources = sources_of(candidates)
+    if not sources:
+        raise ValueError(
+            f"table 'candidates': found no row of fold '{fold.name}', expected the lists of at least one source; "
+            "run ./spark-submit.sh jobs/pipeline.py --only candidates with the same settings first"
+        )
+    num_items = items.where(C.RECOMMENDABLE).count()
+    metrics = coverage_of(candidates, num_items=num_items, ks=settings.ks)
+    if fold.has_targets:
+        judged = judge_lists(candidates, targets, sources=sources, ks=settings.ks)
+        metrics = metrics.unionByName(summarise(judged, settings, seed))
+    return metrics.withColumn(C.RUN_ID, F.lit(run_id))
+
+
+def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> dict[str, str]:
+    """Rows of ``metrics`` of one run to its headline figures, such as 'ndcg@10 touched blend': '0.0581 [0.0551, 0.0612]'.
+
+    The figures are the users judged, NDCG and coverage at the first of ``evaluation.ks``; the table has all of them.
+    """
+    k = settings.ks[0]
+    shown = metrics.where(F.col(C.METRIC).isin(HEADLINE, COVERAGE) & (F.col(C.K) == k))
+    # A row a model and slice: no more than a screen of them.
+    rows = sorted(shown.collect(), key=lambda row: (row[C.SLICE] != "touched", row[C.METRIC] != HEADLINE, row[C.MODEL]))
+    figures = {}
+    if not fold.has_targets:
+        figures["accuracy"] = (
+            f"fold '{fold.name}' serves: its lists can be judged when the horizon ({fold.horizon}) has passed; "
+            "until then their coverage alone is known"
+        )
+    for row in rows:
+        if row[C.METRIC] == HEADLINE:
+            figures.setdefault(f"users {row[C.SLICE]}", f"{row[C.NUM_USERS]:,} with targets")
+        figures[f"{row[C.METRIC]}@{k} {row[C.SLICE]} {row[C.MODEL]}"] = describe_figure(row)
+    return figures
+
+
+def describe_figure(row: Row) -> str:
+    """One row of ``metrics`` as text: value, interval, and difference to popularity in per cent of popularity."""
+    if row[C.LOW] is None:
+        return f"{row[C.VALUE]:.4f}"
+    text = f"{row[C.VALUE]:.4f} [{row[C.LOW]:.4f}, {row[C.HIGH]:.4f}]"
+    if row[C.MODEL] == BASELINE or row[C.DIFFERENCE] is None:
+        return text
+    popularity = row[C.VALUE] - row[C.DIFFERENCE]
+    if popularity <= 0:
+        return f"{text} (popularity hits nothing)"
+    mean, low, high = (100 * row[name] / popularity for name in (C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH))
+    return f"{text} {mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {BASELINE}"
