@@ -1,0 +1,24 @@
+"""candidates: every source's exact top K of every user, in both scopes, excluded and seen items masked first.
+
+./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
+"""
+
+from xrec.generators.sources import SOURCES_ALWAYS, candidates_of, describe_candidates
+from xrec.ranking.eligibility import eligible_items
+from xrec.runs.stage import Figures, StageContext, main
+
+
+def run(context: StageContext) -> Figures:
+    """Write the candidates of each source, all folds of the run in one write."""
+    tables, settings = context.tables, context.settings
+    eligible = eligible_items(tables.read("items"))
+    sources = dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources))
+    for source in sources:
+        rows = candidates_of(source, tables, eligible, context.folds, settings)
+        tables.write("candidates", rows, fold=[fold.name for fold in context.folds], source=source)
+        context.say(f"{source}: done")
+    return describe_candidates(tables.read("candidates", fold=context.main_fold.name), list(sources))
+
+
+if __name__ == "__main__":
+    main("candidates", run)

@@ -1,0 +1,198 @@
+"""The top-K kernel against brute force, bit for bit, whatever the tiles, batches and partitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, SparkSession
+
+from xrec.config import Ranking
+from xrec.ranking.topk import ItemBlock, Masks, TopItems, VectorError, score_pairs, top_k, top_k_block
+
+Rows = list[tuple[int, int, float, int]]
+
+
+@dataclass
+class RandomWorld:
+    """37 users x 211 items by default: (user, item) swapped would not go unnoticed."""
+
+    seed: int
+    num_users: int = 37
+    num_items: int = 211
+    dim: int = 7
+    num_categories: int = 9
+    ties: bool = False
+    excluded_share: float = 0.3
+    num_seen: int = 20
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        scale = rng.lognormal(0, 1, (self.num_items, 1))
+        self.users = rng.normal(size=(self.num_users, self.dim)).astype(np.float32)
+        self.items = (rng.normal(size=(self.num_items, self.dim)) * scale).astype(np.float32)
+        if self.ties:  # three values only, so that most scores occur many times
+            self.users, self.items = np.sign(np.round(self.users)), np.sign(np.round(self.items / scale)).astype(np.float32)
+        self.item_idx = rng.permutation(self.num_items * 3)[: self.num_items].astype(np.int32)
+        self.category = (rng.zipf(1.5, self.num_items) % self.num_categories).astype(np.int32)
+        self.excluded = [
+            np.flatnonzero(rng.random(self.num_categories) < self.excluded_share) for _ in range(self.num_users)
+        ]
+        # Seen items without a vector, or of an index beyond all, are harmless.
+        self.seen = [rng.choice(self.num_items * 4, self.num_seen, replace=False) for _ in range(self.num_users)]
+
+    def block(self) -> ItemBlock:
+        return ItemBlock.build(self.item_idx, self.category, self.items)
+
+    def masks(self, users: slice = slice(None)) -> Masks:
+        excluded, seen = self.excluded[users], self.seen[users]
+        excluded_UC = np.zeros((len(excluded), self.num_categories), dtype=bool)
+        for row, codes in enumerate(excluded):
+            excluded_UC[row, codes] = True
+        rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+        return Masks(self.block(), excluded_UC, rows, np.concatenate(seen))
+
+    def top(self, k: int, tile_items: int) -> Rows:
+        return rows_of(top_k_block(self.users, self.block(), self.masks(), k=k, tile_items=tile_items))
+
+    def brute_force(self, k: int) -> Rows:
+        """Every allowed pair's exact score, sorted."""
+        found: Rows = []
+        for user in range(self.num_users):
+            allowed = [
+                position
+                for position, item in enumerate(self.item_idx)
+                if self.category[position] not in self.excluded[user] and item not in self.seen[user]
+            ]
+            scored = [(-naive_score(self.users[user], self.items[n]), int(self.item_idx[n])) for n in allowed]
+            found += [(user, item, -score, rank) for rank, (score, item) in enumerate(sorted(scored)[:k], start=1)]
+        return found
+
+    def frame(self, spark: SparkSession) -> DataFrame:
+        rows = [
+            ("touched", user, self.users[user].tolist(), self.excluded[user].tolist(), self.seen[user].tolist())
+            for user in range(self.num_users)
+        ]
+        ddl = "scope string, user_idx int, vector array<float>, excluded array<int>, seen array<int>"
+        return spark.createDataFrame(rows, ddl)
+
+
+def naive_score(user: np.ndarray, item: np.ndarray) -> float:
+    """The definition: float64 products, added by halves, rounded to float32."""
+    terms = [float(a) * float(b) for a, b in zip(user, item, strict=True)]
+    while len(terms) > 1:
+        half = (len(terms) + 1) // 2
+        terms = [terms[n] + terms[n + half] if n + half < len(terms) else terms[n] for n in range(half)]
+    return float(np.float32(terms[0] + 0.0))
+
+
+def rows_of(top: TopItems) -> Rows:
+    return [
+        (int(row), int(item), float(score), int(rank))
+        for row, item, score, rank in zip(top.row, top.item_idx, top.score, top.rank, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_brute_force_whatever_the_tiles(seed: int, ties: bool) -> None:
+    world = RandomWorld(seed, ties=ties)
+    expected = world.brute_force(k=10)
+    for tile_items in (1, 10, 11, 64, 211, 10_000):
+        assert world.top(k=10, tile_items=tile_items) == expected
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 64, 100])
+def test_equals_brute_force_whatever_the_dimension(dim: int) -> None:
+    world = RandomWorld(dim, dim=dim, num_users=13, ties=dim == 1)
+    assert world.top(k=20, tile_items=50) == world.brute_force(k=20)
+
+
+def test_fewer_than_k_allowed_items_give_shorter_lists_without_gaps() -> None:
+    world = RandomWorld(1, excluded_share=0.8, num_seen=300)
+    expected = world.brute_force(k=50)
+    lengths = np.bincount([row[0] for row in expected], minlength=world.num_users)
+    assert 0 in lengths  # all excluded
+    assert ((lengths > 0) & (lengths < 50)).any()
+    for tile_items in (7, 1000):
+        assert world.top(k=50, tile_items=tile_items) == expected
+
+
+def test_scores_that_float32_cannot_tell_apart_are_ordered_by_the_exact_score() -> None:
+    """Large terms cancel: the float32 product is wrong by far more than the differences that decide."""
+    rng = np.random.default_rng(0)
+    world = RandomWorld(0, dim=8, num_items=500)
+    world.users[:, 0], world.users[:, -1] = 3000.7, 3000.7
+    world.items[:] = rng.normal(size=world.items.shape) * 1e-2
+    world.items[:, 0] = rng.uniform(1000, 1001, len(world.items))
+    world.items[:, -1] = -world.items[:, 0]
+    product = world.users @ world.items.T
+    exact = np.array([[naive_score(user, item) for item in world.items] for user in world.users[:3]])
+    assert np.abs(product[:3] - exact).max() > 1e-2  # the world is as hard as it claims
+    assert world.top(k=5, tile_items=100) == world.brute_force(k=5)
+
+
+def test_the_score_of_a_pair_does_not_depend_on_its_neighbours() -> None:
+    world = RandomWorld(3, dim=19)
+    row, column = (part.ravel() for part in np.indices((world.num_users, world.num_items)))
+    together = score_pairs(world.users, world.items, row, column)
+    for pair in range(0, len(row), 97):
+        alone = score_pairs(world.users, world.items, row[pair : pair + 1], column[pair : pair + 1])
+        assert alone[0].tobytes() == together[pair].tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_are_refused(value: float) -> None:
+    world = RandomWorld(0)
+    world.items[5, 2] = value
+    with pytest.raises(VectorError, match=f"item_idx {world.item_idx[5]} holds NaN or infinity"):
+        world.block()
+    world = RandomWorld(0)
+    world.users[4, 0] = value
+    with pytest.raises(VectorError, match="user_idx 4 holds NaN or infinity"):
+        world.top(k=3, tile_items=64)
+
+
+def test_vectors_too_long_for_a_float32_product_are_refused() -> None:
+    world = RandomWorld(0)
+    world.users[0, 0] = world.items[0, 0] = 3e19
+    with pytest.raises(VectorError, match="2\\^127"):
+        world.top(k=3, tile_items=64)
+
+
+def test_no_item_at_all_gives_no_rows() -> None:
+    world = RandomWorld(0)
+    world.items, world.item_idx, world.category = world.items[:0], world.item_idx[:0], world.category[:0]
+    assert world.top(k=3, tile_items=64) == []
+
+
+@pytest.mark.spark
+def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(spark: SparkSession) -> None:
+    world = RandomWorld(8, dim=16, num_users=61)
+    expected = world.brute_force(k=10)
+    found = {}
+    layouts = {(1, 10_000, 512, 8192): 10_000, (3, 7, 4, 10): 7, (5, 100, 1, 33): 100}
+    try:
+        for (partitions, batch, tile_users, tile_items), records in layouts.items():
+            spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(records))
+            spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+            ranking = Ranking(tile_users=tile_users, tile_items=tile_items)
+            users = world.frame(spark).repartition(partitions)
+            rows = top_k(users, world.block(), ranking, k=10).collect()
+            assert {row["scope"] for row in rows} == {"touched"}
+            found[batch] = sorted((row["user_idx"], row["item_idx"], row["score"], row["rank"]) for row in rows)
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+        spark.conf.set("spark.sql.shuffle.partitions", "4")
+    for rows in found.values():
+        assert rows == sorted(expected)
+
+
+@pytest.mark.spark
+def test_spark_refuses_a_vector_of_another_length(spark: SparkSession) -> None:
+    world = RandomWorld(8)
+    world.users = world.users[:, :5]
+    with pytest.raises(PythonException, match="has length 5, expected 7"):
+        top_k(world.frame(spark), world.block(), Ranking(), k=3).collect()

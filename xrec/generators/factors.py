@@ -1,0 +1,66 @@
+"""Models that give vectors (ALS, GRU, Transformer): a candidate's score is the dot product of the two vectors."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Ranking
+from xrec.ranking.topk import ItemBlock, VectorError, top_k
+
+MADE_BY = {"als": "train_als", "gru": "train_gru and load_vectors", "transformer": "train_transformer and load_vectors"}
+"""The stage that makes each model's vectors."""
+
+
+def factor_candidates(
+    users: DataFrame, eligible: DataFrame, vectors: DataFrame, ranking: Ranking, *, model: str, fold: str
+) -> DataFrame:
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of one model and fold.
+
+    Users and items without a vector are left out: other sources serve them.
+
+    Raises
+    ------
+    VectorError
+        The fold has no vectors of the model, or one of them is not finite.
+    """
+    of_model = vectors.where((F.col(C.FOLD) == fold) & (F.col(C.MODEL) == model)).select(C.KIND, C.IDX, C.VECTOR)
+    check_vectors(of_model, model=model, fold=fold)
+    block = ItemBlock.collect(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND))
+    user_vectors = of_model.where(F.col(C.KIND) == "user").select(F.col(C.IDX).alias(C.USER_IDX), C.VECTOR)
+    with_vector = users.join(user_vectors, C.USER_IDX, how="inner")
+    return top_k(with_vector, block, ranking, k=ranking.candidates_per_source)
+
+
+def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> None:
+    """Raise :class:`VectorError` where users or items have no vectors, or one is not finite or of another length."""
+    is_bad = F.exists(C.VECTOR, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))
+    found = {
+        row[C.KIND]: row
+        for row in of_model.groupBy(C.KIND)
+        .agg(
+            F.max(F.struct(is_bad.alias("is_bad"), F.col(C.IDX))).alias("worst"),
+            F.min(F.size(C.VECTOR)).alias("shortest"),
+            F.max(F.size(C.VECTOR)).alias("longest"),
+        )
+        .collect()
+    }
+    for kind in ("user", "item"):
+        if kind not in found:
+            raise VectorError(
+                f"table 'vectors': found no {kind} vectors of model '{model}' in fold '{fold}'; they are made by the stage "
+                f"{MADE_BY[model]}: run it first, or leave '{model}' out of ranking.sources"
+            )
+        if found[kind]["worst"]["is_bad"]:
+            raise VectorError(
+                f"table 'vectors': the vector of {kind} {found[kind]['worst'][C.IDX]} of model '{model}' in fold '{fold}' "
+                f"holds NaN or infinity, expected finite numbers: the training diverged; run {MADE_BY[model]} again with a "
+                "lower learning rate (sequence.learning_rate) or confidence (als.alpha)"
+            )
+    lengths = {row[length] for row in found.values() for length in ("shortest", "longest")}
+    if len(lengths) > 1:
+        raise VectorError(
+            f"table 'vectors': model '{model}' in fold '{fold}' has vectors of lengths {sorted(lengths)}, expected one length; "
+            f"run {MADE_BY[model]} again"
+        )

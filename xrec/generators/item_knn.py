@@ -1,0 +1,174 @@
+"""Item-kNN: cosine neighbours of items with shrinkage (Sarwar et al. 2001; shrinkage as in Koren 2008).
+
+similarity(i, j) = sum_u x_ui x_uj / (|x_i| |x_j| + shrinkage), x the user-item matrix; each item keeps its nearest neighbours;
+score(u, j) = sum over the user's items i of x_ui similarity(i, j). x is 1 where the user had the item: on repeat purchases the
+counts made worse neighbours than the fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+from scipy import sparse
+
+from xrec import columns as C
+from xrec.config import ItemKnn, Ranking
+from xrec.ranking.topk import (
+    Array,
+    ItemBlock,
+    TopItems,
+    build_masks,
+    flatten,
+    kth_scores,
+    map_user_blocks,
+    merge,
+    no_items,
+    propose,
+    spread,
+)
+
+SOURCE = "item_knn"
+PROFILE = "profile"
+_NEIGHBOURS_SCHEMA = f"{C.ITEM_IDX} int, neighbour_idx int, similarity float"
+_NEIGHBOURS_ARROW = pa.schema({C.ITEM_IDX: pa.int32(), "neighbour_idx": pa.int32(), "similarity": pa.float32()})
+_ITEMS_A_PRODUCT = 128
+_USERS_A_TILE = 128
+
+
+class ItemKnnError(ValueError):
+    """More interactions than one task may hold; the message says how many and which settings bound it."""
+
+
+def knn_candidates(
+    users: DataFrame, eligible: DataFrame, interactions: DataFrame, item_knn: ItemKnn, ranking: Ranking
+) -> DataFrame:
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score."""
+    profiles = profiles_of(interactions, item_knn)
+    neighbours = neighbours_of(profiles, item_knn)
+    return score_profiles(users, profiles, neighbours, eligible, ranking)
+
+
+def profiles_of(interactions: DataFrame, item_knn: ItemKnn) -> DataFrame:
+    """A fold's interactions to (``user_idx``, ``item_idx``): each user's heaviest, ties by item, at most the cap."""
+    heaviest_first = Window.partitionBy(C.USER_IDX).orderBy(F.desc(C.WEIGHT), C.ITEM_IDX)
+    return (
+        interactions.select(C.USER_IDX, C.ITEM_IDX, F.row_number().over(heaviest_first).alias(C.RANK))
+        .where(F.col(C.RANK) <= item_knn.max_items_per_user)
+        .select(C.USER_IDX, C.ITEM_IDX)
+    )
+
+
+def neighbours_of(profiles: DataFrame, item_knn: ItemKnn) -> DataFrame:
+    """(``user_idx``, ``item_idx``) to each item's nearest neighbours: ``item_idx``, ``neighbour_idx``, ``similarity``.
+
+    Ties by item index. Each task holds the whole matrix, which is collected: at most ``max_nonzeros`` x 12 bytes.
+
+    Raises
+    ------
+    ItemKnnError
+        There are more interactions than ``max_nonzeros``.
+    """
+    num_nonzeros = profiles.count()
+    if num_nonzeros > item_knn.max_nonzeros:
+        raise ItemKnnError(
+            f"item_knn.max_nonzeros: found {num_nonzeros} interactions, expected at most {item_knn.max_nonzeros}; raise it if "
+            "an executor has 12 bytes for each, or lower item_knn.max_items_per_user"
+        )
+    pairs = profiles.toArrow()
+    user, item = (pairs[name].to_numpy() for name in (C.USER_IDX, C.ITEM_IDX))
+    shape = (int(user.max(initial=0)) + 1, int(item.max(initial=0)) + 1)
+    had_UI = sparse.csr_matrix((np.ones(len(user), dtype=np.float32), (user, item)), shape=shape)
+    had_IU = had_UI.T.tocsr()
+    norms_I = np.sqrt(np.diff(had_IU.indptr))
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            items = batch.column(C.ITEM_IDX).to_numpy()
+            for start in range(0, len(items), _ITEMS_A_PRODUCT):
+                yield _nearest(items[start : start + _ITEMS_A_PRODUCT], had_IU, had_UI, norms_I, item_knn)
+
+    return spread(profiles.select(C.ITEM_IDX).distinct(), C.ITEM_IDX).mapInArrow(run, _NEIGHBOURS_SCHEMA)
+
+
+def _nearest(
+    items_B: Array, had_IU: sparse.csr_matrix, had_UI: sparse.csr_matrix, norms_I: Array, item_knn: ItemKnn
+) -> pa.RecordBatch:
+    """The neighbours of a block of items. Counts of common users are small integers, so float32 sums are exact."""
+    common_BI = had_IU[items_B] @ had_UI
+    found = []
+    for row, item in enumerate(items_B):
+        entries = slice(common_BI.indptr[row], common_BI.indptr[row + 1])
+        others = common_BI.indices[entries]
+        similarity = common_BI.data[entries] / (norms_I[item] * norms_I[others] + item_knn.shrinkage)
+        similarity = similarity.astype(np.float32)
+        similarity[others == item] = -1.0
+        kept = _largest(similarity, others, min(item_knn.num_neighbours, len(others) - 1))
+        found.append((np.full(len(kept), item), others[kept], similarity[kept]))
+    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _NEIGHBOURS_ARROW, strict=True)]
+    return pa.record_batch(arrays, schema=_NEIGHBOURS_ARROW)
+
+
+def _largest(values: Array, ties_by: Array, k: int) -> Array:
+    """Positions of the k largest values; among equal ones those with the smallest ``ties_by``."""
+    if k <= 0:
+        return np.empty(0, dtype=np.int64)
+    kth = np.partition(values, len(values) - k)[len(values) - k]
+    above, equal = np.flatnonzero(values > kth), np.flatnonzero(values == kth)
+    return np.concatenate([above, equal[np.argsort(ties_by[equal])][: k - len(above)]])
+
+
+def score_profiles(
+    users: DataFrame, profiles: DataFrame, neighbours: DataFrame, eligible: DataFrame, ranking: Ranking
+) -> DataFrame:
+    """Each (``scope``, ``user_idx``)'s best allowed items by the summed similarity to his profile, masked before selection.
+
+    The neighbours of the eligible items are collected: bounded by the catalogue's items x ``num_neighbours`` x 12 bytes.
+    """
+    items = eligible.select(C.ITEM_IDX, C.CATEGORY_CODE)
+    edges = neighbours.join(
+        F.broadcast(items.withColumnRenamed(C.ITEM_IDX, "neighbour_idx")), "neighbour_idx", how="inner"
+    ).toArrow()
+    source, target = edges[C.ITEM_IDX].to_numpy(), edges["neighbour_idx"].to_numpy()
+    targets, position, first = _distinct(target)
+    # Vectors of length zero: the block carries the items' indexes and categories for the masks.
+    block = ItemBlock.build(targets, edges[C.CATEGORY_CODE].to_numpy()[first], np.zeros((len(targets), 1), np.float32))
+    similar_IT = sparse.csr_matrix(
+        (edges["similarity"].to_numpy().astype(np.float64), (source, position)),
+        shape=(int(source.max(initial=0)) + 1, max(len(targets), 1)),
+    )
+
+    starts = range(0, len(targets), ranking.tile_items)
+    tiles = [similar_IT[:, start : start + ranking.tile_items] for start in starts]
+
+    def select(batch: pa.RecordBatch) -> TopItems:
+        row, item = flatten(batch.column(PROFILE))
+        known = item < similar_IT.shape[0]
+        profile_UI = sparse.csr_matrix(
+            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, similar_IT.shape[0])
+        )
+        masks, best, k = build_masks(batch, block), no_items(), ranking.candidates_per_source
+        kth_U = np.full(batch.num_rows, -np.inf)
+        for start, similar_tile in zip(starts, tiles, strict=True):
+            stop = start + similar_tile.shape[1]
+            tile_UT = (profile_UI @ similar_tile).toarray().astype(np.float32)
+            np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
+            row, column = propose(tile_UT, kth_U, 0.0, k)
+            best = merge(best, row, block.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
+            kth_U = kth_scores(best, batch.num_rows, k)
+        return best
+
+    sorted_profiles = profiles.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(PROFILE))
+    return map_user_blocks(
+        users.join(sorted_profiles, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, _USERS_A_TILE)
+    )
+
+
+def _distinct(values: Array) -> tuple[Array, Array, Array]:
+    """The sorted distinct values, each value's position among them, and the first place of each."""
+    distinct, first, position = np.unique(values, return_index=True, return_inverse=True)
+    return distinct, position, first

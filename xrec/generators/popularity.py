@@ -1,0 +1,33 @@
+"""Popularity: the items with the most buyers.
+
+The baseline that a recommender has to beat, and the fallback of users whom no model knows.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Ranking
+from xrec.ranking.topk import ItemBlock, top_k
+
+SOURCE = "popularity"
+
+
+def num_buyers_of(interactions: DataFrame) -> DataFrame:
+    """A fold's interactions to one row an item: ``item_idx``, ``num_buyers``, its users with a counting interaction."""
+    return interactions.where(F.col(C.COUNTING)).groupBy(C.ITEM_IDX).agg(F.count("*").alias(C.NUM_BUYERS))
+
+
+def popular_candidates(users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking) -> DataFrame:
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score`` (the item's buyers), ``rank`` of a fold.
+
+    Through the kernel, with vectors of length one: the user's is 1, the item's its number of buyers (exact below 2^24).
+    """
+    buyers = num_buyers_of(interactions).select(
+        F.col(C.ITEM_IDX).alias(C.IDX), F.array(F.col(C.NUM_BUYERS).cast("float")).alias(C.VECTOR)
+    )
+    block = ItemBlock.collect(eligible, buyers)
+    ones = users.withColumn(C.VECTOR, F.array(F.lit(1.0).cast("float")))
+    return top_k(ones, block, ranking, k=ranking.candidates_per_source)

@@ -1,0 +1,276 @@
+"""The blend: reciprocal-rank fusion of the sources with weights that the select folds choose.
+
+score(u, i) = sum_s w_s / (c + rank_s(u, i)), over the sources s that propose i to u (Cormack, Clarke and Buettcher 2009, with
+weights); ties by item index. The weights are the point of a grid on the simplex with the highest mean NDCG@10 on the scope's
+cross-category targets of the select folds, over their users with targets; all points are judged in one pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Ranking
+from xrec.generators.popularity import SOURCE as POPULARITY
+from xrec.ranking.eligibility import SCOPES, Scope
+from xrec.ranking.topk import Array, spread
+
+SOURCE = "blend"
+CUT_OFF = 10
+"""k of the NDCG that chooses the weights."""
+
+_SUM_SCHEMA = f"{C.SCOPE} string, point int, ndcg double, {C.NUM_USERS} bigint"
+_SUM_ARROW = pa.schema({C.SCOPE: pa.string(), "point": pa.int32(), "ndcg": pa.float64(), C.NUM_USERS: pa.int64()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A scope's weights, and the evidence for them."""
+
+    scope: Scope
+    weights: Mapping[str, float]
+    """Weight of each source, in the order of the settings; they add up to 1."""
+    selected_on: str
+    """Names of the select folds, or why there was none."""
+    ndcg: float | None = None
+    """Mean NDCG@10 of the blend on the select folds; None where nothing could be selected."""
+    ndcg_popularity: float | None = None
+    """The same of popularity alone."""
+
+
+def weight_grid(num_sources: int, step: float) -> Array:
+    """Matrix (points, sources): all weights that are multiples of the step and add up to 1, the first source's largest first."""
+    parts = round(1 / step)
+    bars = itertools.combinations(range(parts + num_sources - 1), num_sources - 1)
+    points = [np.diff([-1, *bar, parts + num_sources - 1]) - 1 for bar in bars]
+    return np.array(sorted(map(tuple, points), reverse=True), dtype=np.float64) / parts
+
+
+def choose_weights(candidates: DataFrame, targets: DataFrame, ranking: Ranking, folds: Sequence[str]) -> list[Choice]:
+    """The weights of each scope, chosen on the folds named; popularity alone where they hold no target.
+
+    Parameters
+    ----------
+    candidates, targets
+        Rows of the tables of these names.
+    folds
+        Names of the select folds; their users with targets are pooled.
+    """
+    sources, grid = _grid_of(ranking)
+    picked = candidates.where(F.col(C.FOLD).isin(*folds) & F.col(C.SOURCE).isin(*sources))
+    judged = spread(_user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*folds))), sources), C.USER_IDX)
+    constant = ranking.fusion_constant
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield _judge_batch(batch, grid, constant)
+
+    means = (
+        judged.mapInArrow(run, _SUM_SCHEMA)
+        .groupBy(C.SCOPE, "point")
+        .agg((F.sum("ndcg") / F.sum(C.NUM_USERS)).alias("ndcg"))
+        .collect()
+    )
+    return [
+        _choose(scope, {row["point"]: row["ndcg"] for row in means if row[C.SCOPE] == scope}, sources, grid, folds)
+        for scope in SCOPES
+    ]
+
+
+def _grid_of(ranking: Ranking) -> tuple[tuple[str, ...], Array]:
+    """The sources, popularity first (so that it wins ties), and the grid of their weights."""
+    sources = tuple(sorted(set(ranking.sources) | {POPULARITY}, key=[POPULARITY, *ranking.sources].index))
+    return sources, weight_grid(len(sources), float(ranking.weight_step))
+
+
+def _choose(
+    scope: Scope, means: Mapping[int, float], sources: Sequence[str], grid: Array, folds: Sequence[str]
+) -> Choice:
+    if not means:
+        why = f"none ({'no select fold' if not folds else 'no target in ' + ' '.join(folds)})"
+        alone = {source: float(source == POPULARITY) for source in sources}
+        return Choice(scope=scope, weights=alone, selected_on=why)
+    # Rounded: Spark adds in arrival order, and the choice must not depend on it.
+    best = min(means, key=lambda point: (-round(means[point], 9), point))
+    return Choice(
+        scope=scope,
+        weights=dict(zip(sources, grid[best].tolist(), strict=True)),
+        selected_on=" ".join(folds),
+        ndcg=round(means[best], 9),
+        ndcg_popularity=round(means[0], 9),
+    )
+
+
+def _target_rows(targets: DataFrame) -> DataFrame:
+    """Targets to one row a (``fold``, ``scope``, ``user_idx``), with the items as ``targets``."""
+    scoped = [
+        targets.where(F.col(f"cross_{scope}")).select(C.FOLD, F.lit(scope).alias(C.SCOPE), C.USER_IDX, C.ITEM_IDX)
+        for scope in SCOPES
+    ]
+    together = reduce(DataFrame.unionByName, scoped)
+    return together.groupBy(C.FOLD, C.SCOPE, C.USER_IDX).agg(F.collect_list(C.ITEM_IDX).alias("targets"))
+
+
+def _user_rows(candidates: DataFrame, targets: DataFrame, sources: Sequence[str]) -> DataFrame:
+    """One row a (fold, scope, user) with targets: the targets, and its candidates as items, ``source_code`` and rank."""
+    code = reduce(
+        lambda column, source: column.when(F.col(C.SOURCE) == source[1], source[0]),
+        enumerate(sources),
+        F.when(F.lit(False), F.lit(0)),
+    )
+    proposed = candidates.select(
+        C.FOLD, C.SCOPE, C.USER_IDX, F.struct(C.ITEM_IDX, code.alias("source_code"), C.RANK).alias("proposal")
+    )
+    lists = proposed.groupBy(C.FOLD, C.SCOPE, C.USER_IDX).agg(F.collect_list("proposal").alias("proposals"))
+    return targets.join(lists, [C.FOLD, C.SCOPE, C.USER_IDX], how="left").select(
+        C.SCOPE,
+        C.USER_IDX,
+        "targets",
+        *[
+            F.coalesce(F.col(f"proposals.{name}"), F.array().cast("array<int>")).alias(name)
+            for name in (C.ITEM_IDX, "source_code", C.RANK)
+        ],
+    )
+
+
+def _judge_batch(batch: pa.RecordBatch, grid: Array, constant: float) -> pa.RecordBatch:
+    """A batch of users to the sum of the NDCG of each scope and grid point, and the number of its users."""
+    scopes = batch.column(C.SCOPE).to_pylist()
+    lists = [batch.column(name) for name in ("targets", C.ITEM_IDX, "source_code", C.RANK)]
+    totals = {scope: np.zeros(len(grid)) for scope in SCOPES}
+    for row, scope in enumerate(scopes):
+        totals[scope] += judge_user(*[values[row].values.to_numpy() for values in lists], grid=grid, constant=constant)
+    held = [scope for scope in SCOPES if scope in scopes]
+    arrays = [
+        pa.array(np.repeat(held, len(grid)), type=pa.string()),
+        pa.array(np.tile(np.arange(len(grid), dtype=np.int32), len(held))),
+        pa.array(np.concatenate([totals[scope] for scope in held])),
+        pa.array(np.repeat([scopes.count(scope) for scope in held], len(grid))),
+    ]
+    return pa.record_batch(arrays, schema=_SUM_ARROW)
+
+
+def judge_user(
+    target_T: Array, item_P: Array, source_P: Array, rank_P: Array, *, grid: Array, constant: float
+) -> Array:
+    """NDCG@10 of one user's blended list, for each of the grid's G points.
+
+    Only the targets' places are computed: the items with a higher score, or an equal one and a lower index. T targets,
+    P proposals (item, source, rank).
+    """
+    items_N, place_P = np.unique(item_P, return_inverse=True)
+    is_target_N = np.isin(items_N, target_T)
+    if not is_target_N.any():
+        return np.zeros(len(grid))
+    votes_NS = np.zeros((len(items_N), grid.shape[1]))
+    votes_NS[place_P, source_P] = 1.0 / (constant + rank_P)
+    scores_GN = np.zeros((len(grid), len(items_N)))
+    for source in range(grid.shape[1]):
+        scores_GN += grid[:, source, None] * votes_NS[:, source]
+    scores_GN = scores_GN.astype(np.float32)
+    ndcg_G = np.zeros(len(grid))
+    for target in np.flatnonzero(is_target_N):
+        score_G1 = scores_GN[:, target, None]
+        place_G = (scores_GN > score_G1).sum(axis=1) + (scores_GN[:, :target] == score_G1).sum(axis=1)
+        # An item of score 0 is proposed by sources of weight 0 only: it is not in the list.
+        found_G = (place_G < CUT_OFF) & (score_G1[:, 0] > 0)
+        ndcg_G += found_G / np.log2(place_G + 2)
+    ideal = float((1 / np.log2(np.arange(min(len(np.unique(target_T)), CUT_OFF)) + 2)).sum())
+    return ndcg_G / ideal
+
+
+def with_contributions(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking) -> DataFrame:
+    """Candidates to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``): blended ``score`` and main ``source``.
+
+    The score is a float32 that is above 0; ``source`` contributed most to it, the earlier in the settings where two did.
+    """
+    sources = list(choices[0].weights)
+    rank_of = [F.max(F.when(F.col(C.SOURCE) == source, F.col(C.RANK))).alias(source) for source in sources]
+    ranks = (
+        candidates.where(F.col(C.SOURCE).isin(*sources)).groupBy(C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX).agg(*rank_of)
+    )
+    votes = {source: _vote(source, choices, ranking.fusion_constant) for source in sources}
+    # Added in the settings' order: the same sum on every run.
+    score = reduce(add, votes.values()).cast("float")
+    largest = F.greatest(*votes.values()) if len(votes) > 1 else next(iter(votes.values()))
+    main = F.coalesce(*[F.when(vote == largest, F.lit(source)) for source, vote in votes.items()])
+    blended = ranks.select(C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX, score.alias(C.SCORE), main.alias(C.SOURCE))
+    return blended.where(F.col(C.SCORE) > 0)
+
+
+def _vote(source: str, choices: Sequence[Choice], constant: float) -> Column:
+    """The vote w / (c + rank), with the row's scope's weight; 0 where the source does not propose the item."""
+    weight = reduce(
+        lambda column, choice: column.when(F.col(C.SCOPE) == choice.scope, F.lit(choice.weights[source])),
+        choices,
+        F.when(F.lit(False), F.lit(0.0)),
+    )
+    return F.coalesce(weight / (F.lit(constant) + F.col(source)), F.lit(0.0))
+
+
+def blend(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking, *, k: int) -> DataFrame:
+    """Candidates of the sources to rows of ``candidates`` of the source ``blend``: the best K a (fold, scope, user)."""
+    best_first = Window.partitionBy(C.FOLD, C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
+    ranked = with_contributions(candidates, choices, ranking).withColumn(C.RANK, F.row_number().over(best_first))
+    return ranked.where(F.col(C.RANK) <= k).select(
+        C.FOLD, F.lit(SOURCE).alias(C.SOURCE), C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK
+    )
+
+
+def choice_rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
+    """Choices to rows of ``blend_weights``."""
+    return [
+        {
+            C.SCOPE: choice.scope,
+            C.SOURCE: source,
+            C.WEIGHT: weight,
+            "selected_on": choice.selected_on,
+            "ndcg": choice.ndcg,
+            "ndcg_popularity": choice.ndcg_popularity,
+        }
+        for choice in choices
+        for source, weight in choice.weights.items()
+    ]
+
+
+def read_choices(blend_weights: DataFrame, ranking: Ranking) -> list[Choice]:
+    """Rows of ``blend_weights`` to the choices that made them, sources in the order in which they are added."""
+    rows = blend_weights.collect()
+    held = {row[C.SOURCE] for row in rows}
+    known = [source for source in _grid_of(ranking)[0] if source in held]
+    known += sorted(held - set(known))
+    return [
+        Choice(
+            scope=scope,
+            weights={
+                name: row[C.WEIGHT] for name in known for row in rows if (row[C.SCOPE], row[C.SOURCE]) == (scope, name)
+            },
+            selected_on=next(row["selected_on"] for row in rows if row[C.SCOPE] == scope),
+            ndcg=next(row["ndcg"] for row in rows if row[C.SCOPE] == scope),
+            ndcg_popularity=next(row["ndcg_popularity"] for row in rows if row[C.SCOPE] == scope),
+        )
+        for scope in SCOPES
+    ]
+
+
+def describe_choices(choices: Sequence[Choice]) -> dict[str, str]:
+    """Weights and evidence, for the summary."""
+    figures = {}
+    for choice in choices:
+        parts = [f"{source} {weight:.2g}" for source, weight in choice.weights.items() if weight]
+        evidence = (
+            ""
+            if choice.ndcg is None
+            else f"; NDCG@{CUT_OFF} {choice.ndcg:.4f}, popularity {choice.ndcg_popularity:.4f}"
+        )
+        figures[f"blend_{choice.scope}"] = f"{', '.join(parts)} (chosen on: {choice.selected_on}{evidence})"
+    return figures

@@ -1,0 +1,61 @@
+"""A reason per recommendation: one plain sentence or two, made of what is known to be true.
+
+It says what is new about the category, and why the item: its customers where popularity contributed most, the user's own
+heaviest home categories where a model of behaviour did.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.generators.popularity import SOURCE as POPULARITY
+from xrec.generators.popularity import num_buyers_of
+
+_NUM_NAMED = 2
+_SEQUENCE_SOURCES = ("gru", "transformer")
+
+
+def with_reasons(lists: DataFrame, interactions: DataFrame, user_categories: DataFrame, items: DataFrame) -> DataFrame:
+    """Rows of ``user_idx``, ``item_idx``, ``category``, ``source`` with a ``reason``; the fold's tables give the facts."""
+    buyers = num_buyers_of(interactions)
+    touched = user_categories.where(F.col(C.TOUCHED)).select(C.USER_IDX, C.CATEGORY, F.lit(True).alias("is_touched"))
+    return (
+        lists.join(buyers, C.ITEM_IDX, how="left")
+        .join(home_names(user_categories, items), C.USER_IDX, how="left")
+        .join(touched, [C.USER_IDX, C.CATEGORY], how="left")
+        .withColumn(C.REASON, F.concat(_what_is_new(), _why()))
+        .drop(C.NUM_BUYERS, "home_names", "is_touched")
+    )
+
+
+def home_names(user_categories: DataFrame, items: DataFrame) -> DataFrame:
+    """User categories to one row a user: ``home_names``, his heaviest home categories of merchandise, ties by name."""
+    merchandise = items.where(F.col(C.RECOMMENDABLE)).select(C.CATEGORY).distinct()
+    home = user_categories.where(F.col(C.HOME)).join(F.broadcast(merchandise), C.CATEGORY, how="left_semi")
+    heaviest = F.sort_array(F.collect_list(F.struct((-F.col(C.WEIGHT)).alias(C.WEIGHT), F.col(C.CATEGORY))))
+    named = F.slice(heaviest, 1, _NUM_NAMED)[C.CATEGORY]
+    return home.groupBy(C.USER_IDX).agg(F.array_join(named, ", ").alias("home_names"))
+
+
+def _what_is_new() -> Column:
+    """A category that the user had, though it is not one of his home categories, is not called new."""
+    is_touched = F.coalesce(F.col("is_touched"), F.lit(False))
+    return F.concat(
+        F.when(is_touched, F.lit("Beyond your usual categories: ")).otherwise(F.lit("New for you: ")),
+        F.col(C.CATEGORY),
+        F.lit(". "),
+    )
+
+
+def _why() -> Column:
+    above_all = F.coalesce(F.concat(F.lit(" (above all "), F.col("home_names"), F.lit(")")), F.lit(""))
+    buyers = F.coalesce(F.col(C.NUM_BUYERS), F.lit(0))
+    chose = F.when(buyers == 1, F.lit("1 customer chose it.")).otherwise(
+        F.concat(F.format_number(buyers, 0), F.lit(" customers chose it."))
+    )
+    alike = F.concat(F.lit("Chosen by customers whose history resembles yours"), above_all, F.lit("."))
+    follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
+    by_source = F.when(F.col(C.SOURCE) == POPULARITY, F.concat(F.lit("Popular: "), chose))
+    return by_source.when(F.col(C.SOURCE).isin(*_SEQUENCE_SOURCES), follows).otherwise(alike)

@@ -1,0 +1,297 @@
+"""The top-K kernel: each user's K best allowed items, exact, in blocked tiles, inside Spark's Arrow batches.
+
+Array names carry their shape: U users of a block, I items, T items of a tile, D dimensions, C categories, P pairs.
+
+**Score.** The score of (u, v) is *defined* as their dot product in float64, its D products added by halves (a fixed order),
+rounded to float32. Equal scores are ordered by ``item_idx``. Nothing else decides, so the result is the same to the bit
+whatever the tiles, batches, partitions, threads or BLAS.
+
+**The tile proposes.** A float32 matrix product is much faster, and wrong in the last bits. With unit roundoff r = 2^-24, for
+any order of summation and with or without fused multiply-add, it differs from the real dot product by at most
+g_D sum_d |u_d v_d| <= g_D |u| |v|, g_D = D r / (1 - D r) (Higham 2002, eq. 3.5, and Cauchy-Schwarz); the score itself differs
+from the real dot product by at most (r + 2 D 2^-53) |u| |v|. Underflow adds less than 2^-126 an operation. So, for D < 2^20,
+
+    |tile - score| <= e_u = (D + 2) 2^-23 |u| max|v| + (D + 2) 2^-120
+
+with room for the rounding of the norms. Let t_u be the user's K-th best score so far: a pair whose score is at least t_u has a
+tile value of at least t_u - e_u. Where there is no t_u yet, let a_u be the K-th largest tile value of allowed items: K items
+score at least a_u - e_u, so a pair among the best K has a tile value of at least a_u - 2 e_u. Every pair at or above that bound
+is scored exactly, and no other pair can be among the best K.
+
+**Excluded categories and seen items** are masked before anything is selected. Items come by falling norm: a tile in which
+|u| max|v| + e_u < t_u for all users of the block ends the block, because every later item is shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Ranking
+
+Array = npt.NDArray[Any]
+
+TOP_SCHEMA = f"{C.SCOPE} string, {C.USER_IDX} int, {C.ITEM_IDX} int, {C.SCORE} float, {C.RANK} int"
+_TOP_ARROW = pa.schema(
+    {C.SCOPE: pa.string(), C.USER_IDX: pa.int32(), C.ITEM_IDX: pa.int32(), C.SCORE: pa.float32(), C.RANK: pa.int32()}
+)
+_PAIRS_A_CHUNK = 1 << 13
+"""Pairs that are scored exactly at once: pairs x D x 8 bytes stay within a core's cache."""
+
+
+class VectorError(ValueError):
+    """Vectors that have no dot product as a float32; the message names the offender."""
+
+
+class TopItems(NamedTuple):
+    """The best items of a block's users, ordered by user, then rank; one entry is a (user, item)."""
+
+    row: Array
+    """Row of the user within the block."""
+    item_idx: Array
+    score: Array
+    rank: Array
+    """From 1, without gaps; fewer than K where fewer items are allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemBlock:
+    """All items that may be recommended, by falling norm: item index, category code, vector, norm."""
+
+    item_idx_I: Array
+    category_I: Array
+    vectors_ID: Array
+    norms_I: Array
+
+    @classmethod
+    def build(cls, item_idx_I: Array, category_I: Array, vectors_ID: Array) -> ItemBlock:
+        """Items in any order to items by falling norm; raises :class:`VectorError` on a vector that is not finite."""
+        norms_I = _norms(vectors_ID, item_idx_I, "item_idx")
+        order = np.lexsort((item_idx_I, -norms_I))
+        return cls(
+            item_idx_I=item_idx_I[order].astype(np.int32),
+            category_I=category_I[order].astype(np.int32),
+            vectors_ID=np.ascontiguousarray(vectors_ID[order], dtype=np.float32),
+            norms_I=norms_I[order],
+        )
+
+    @classmethod
+    def collect(cls, items: DataFrame, vectors: DataFrame) -> ItemBlock:
+        """Rows (``item_idx``, ``category_code``) and (``idx``, ``vector``) to the items that have both.
+
+        Collected on the driver: bounded by the catalogue's items x D x 4 bytes.
+        """
+        rows = vectors.join(F.broadcast(items), F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
+        table = rows.select(C.ITEM_IDX, C.CATEGORY_CODE, C.VECTOR).toArrow().combine_chunks()
+        item_idx = table[C.ITEM_IDX].to_numpy()
+        return cls.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), _matrix(table[C.VECTOR], item_idx, "item_idx"))
+
+
+class Masks:
+    """What a block of users must not get: excluded categories, and seen items."""
+
+    def __init__(self, items: ItemBlock, excluded_UC: Array, seen_row: Array, seen_item: Array) -> None:
+        """Take the (user row, category code) matrix, and the pairs (user row, item index) of seen items."""
+        self._excluded_UC = excluded_UC
+        self._category_I = items.category_I
+        by_item = np.argsort(items.item_idx_I)
+        sorted_item = items.item_idx_I[by_item]
+        place = np.minimum(np.searchsorted(sorted_item, seen_item), max(len(sorted_item) - 1, 0))
+        known = sorted_item[place] == seen_item if len(sorted_item) else np.zeros(len(seen_item), dtype=bool)
+        position = by_item[place[known]]
+        order = np.argsort(position, kind="stable")
+        self._position, self._row = position[order], seen_row[known][order]
+
+    def forbidden(self, start: int, stop: int) -> Array:
+        """Matrix (users, items from start to stop): true where the user must not get the item."""
+        forbidden_UT = np.take(self._excluded_UC, self._category_I[start:stop], axis=1)
+        first, last = np.searchsorted(self._position, (start, stop))
+        forbidden_UT[self._row[first:last], self._position[first:last] - start] = True
+        return forbidden_UT
+
+
+def top_k(users: DataFrame, items: ItemBlock, ranking: Ranking, *, k: int) -> DataFrame:
+    """Each row's K best allowed items: rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``.
+
+    The items travel in the task's closure, which Spark ships once an executor; a task's scores take
+    ``tile_users`` x ``tile_items`` x 4 bytes.
+
+    Parameters
+    ----------
+    users
+        One row a (``scope``, ``user_idx``), with ``vector`` (array<float>), ``excluded`` (category codes) and ``seen`` (item
+        indexes), none of them null.
+    items
+        The items that may be recommended.
+    """
+
+    def select(batch: pa.RecordBatch) -> TopItems:
+        user_idx = batch.column(C.USER_IDX).to_numpy()
+        dim = items.vectors_ID.shape[1] if len(items.item_idx_I) else None
+        vectors_UD = _matrix(batch.column(C.VECTOR), user_idx, "user_idx", dim=dim)
+        return top_k_block(
+            vectors_UD, items, build_masks(batch, items), k=k, tile_items=ranking.tile_items, user_idx_U=user_idx
+        )
+
+    return map_user_blocks(users, select, tile_users=ranking.tile_users)
+
+
+def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItems], *, tile_users: int) -> DataFrame:
+    """Rows of users (``scope``, ``user_idx``, ...) to the top items that ``select`` gives for each block of ``tile_users``."""
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for start in range(0, batch.num_rows, tile_users):
+                block = batch.slice(start, tile_users)
+                top = select(block)
+                scope, user_idx = block.column(C.SCOPE).take(pa.array(top.row)), block.column(C.USER_IDX).to_numpy()
+                values = [scope, user_idx[top.row], top.item_idx, top.score, top.rank]
+                arrays = [pa.array(value, type=field.type) for value, field in zip(values, _TOP_ARROW, strict=True)]
+                yield pa.record_batch(arrays, schema=_TOP_ARROW)
+
+    return spread(users, C.USER_IDX).mapInArrow(run, TOP_SCHEMA)
+
+
+def spread(rows: DataFrame, column: str) -> DataFrame:
+    """Rows in as many partitions as the session shuffles to: adaptive execution would put a small table into one task."""
+    configured = str(rows.sparkSession.conf.get("spark.sql.shuffle.partitions"))
+    return rows.repartition(int(configured), column) if configured.isdigit() else rows.repartition(column)
+
+
+def build_masks(batch: pa.RecordBatch, items: ItemBlock) -> Masks:
+    """The masks of a batch's users, from its columns ``excluded`` and ``seen``."""
+    excluded_row, excluded_code = flatten(batch.column(C.EXCLUDED))
+    num_categories = 1 + max(excluded_code.max(initial=0), items.category_I.max(initial=0))
+    excluded_UC = np.zeros((batch.num_rows, num_categories), dtype=bool)
+    excluded_UC[excluded_row, excluded_code] = True
+    return Masks(items, excluded_UC, *flatten(batch.column(C.SEEN)))
+
+
+def flatten(lists: pa.ListArray) -> tuple[Array, Array]:
+    """A column of lists to two arrays: each value's row, and the value."""
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    return np.repeat(np.arange(len(lists)), lengths), lists.flatten().to_numpy(zero_copy_only=False)
+
+
+def top_k_block(
+    vectors_UD: Array, items: ItemBlock, masks: Masks, *, k: int, tile_items: int, user_idx_U: Array | None = None
+) -> TopItems:
+    """Each user's K best allowed items, by falling score, ties by item index; the algorithm is the module's text."""
+    num_users, dim = vectors_UD.shape
+    norms_U = _norms(vectors_UD, np.arange(num_users) if user_idx_U is None else user_idx_U, "user_idx")
+    longest = norms_U.max(initial=0) * items.norms_I.max(initial=0)
+    if longest >= 2.0**127:
+        raise VectorError(f"vectors: found norms whose product is {longest:.3g}, expected less than 2^127 (float32)")
+    best = no_items()
+    kth_U = np.full(num_users, -np.inf)
+    for start in range(0, len(items.item_idx_I), tile_items):
+        stop = min(start + tile_items, len(items.item_idx_I))
+        longest_U = norms_U * items.norms_I[start]
+        error_U = (dim + 2) * (2.0**-23 * longest_U + 2.0**-120)
+        if np.all(longest_U + error_U < kth_U):
+            break
+        tile_TD = items.vectors_ID[start:stop]
+        tile_UT = vectors_UD @ tile_TD.T
+        np.putmask(tile_UT, masks.forbidden(start, stop), -np.inf)
+        row, column = propose(tile_UT, kth_U, error_U, k)
+        score = score_pairs(vectors_UD, tile_TD, row, column)
+        best = merge(best, row, items.item_idx_I[start:stop][column], score, k=k)
+        kth_U = kth_scores(best, num_users, k)
+    return best
+
+
+def propose(tile_UT: Array, kth_U: Array, error_U: Array | float, k: int) -> tuple[Array, Array]:
+    """The pairs (row, column) of a masked tile that may be among the users' best K: a superset of those that are.
+
+    ``kth_U`` is each user's K-th best score so far, -inf where there is none; ``error_U`` bounds |tile - score|.
+    """
+    floor_U = kth_U - error_U
+    unknown_U = np.isneginf(kth_U)
+    width = tile_UT.shape[1]
+    if width > k and unknown_U.any():
+        kth_largest = np.partition(tile_UT[unknown_U], width - k, axis=1)[:, width - k]
+        floor_U[unknown_U] = kth_largest - 2 * np.broadcast_to(error_U, kth_U.shape)[unknown_U]
+    # Rounded down, so that the comparison in float32 loses nothing; a masked pair (-inf) is never above the lowest float.
+    lowest = np.finfo(np.float32).min
+    floor_U = np.maximum(np.nextafter(floor_U.astype(np.float32), np.float32(-np.inf)), lowest)
+    row, column = np.nonzero(tile_UT >= floor_U[:, None])
+    return row, column
+
+
+def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) -> Array:
+    """The scores (float32) of the pairs (row of users, column of the tile), as the module's text defines them."""
+    scores_P = np.empty(len(row), dtype=np.float32)
+    for start in range(0, len(row), _PAIRS_A_CHUNK):
+        pairs = slice(start, start + _PAIRS_A_CHUNK)
+        # The product of two float32 is exact in float64.
+        products_PD = np.multiply(vectors_UD[row[pairs]], tile_TD[column[pairs]], dtype=np.float64)
+        width = products_PD.shape[1]
+        while width > 1:
+            half = (width + 1) // 2
+            products_PD[:, : width - half] += products_PD[:, half:width]
+            width = half
+        scores_P[pairs] = products_PD[:, 0] + 0.0  # + 0.0: a product of -0.0 scores 0.0
+    return scores_P
+
+
+def merge(best: TopItems, row: Array, item_idx: Array, score: Array, *, k: int) -> TopItems:
+    """The best K a user of those so far and of further scored pairs."""
+    row, item_idx, score = (
+        np.concatenate(pair) for pair in ((best.row, row), (best.item_idx, item_idx), (best.score, score))
+    )
+    order = np.lexsort((item_idx, -score, row))
+    row = row[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
+    kept = rank <= k
+    order = order[kept]
+    return TopItems(row[kept], item_idx[order], score[order], rank[kept])
+
+
+def kth_scores(best: TopItems, num_users: int, k: int) -> Array:
+    """Each user's K-th best score, -inf where he has fewer than K items."""
+    kth_U = np.full(num_users, -np.inf)
+    last = best.rank == k
+    kth_U[best.row[last]] = best.score[last]
+    return kth_U
+
+
+def no_items() -> TopItems:
+    """The best items before any was looked at."""
+    empty = np.empty(0, dtype=np.int64)
+    return TopItems(empty, empty.astype(np.int32), empty.astype(np.float32), empty)
+
+
+def _matrix(lists: Any, idx: Array, key: str, dim: int | None = None) -> Array:
+    """A column of vectors to a matrix; raises :class:`VectorError` where one has another length or is missing."""
+    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    dim = dim if dim is not None else int(lengths[0]) if len(lengths) else 1
+    wrong = np.flatnonzero(lengths != dim)
+    if len(wrong):
+        raise VectorError(
+            f"vectors: {key} {idx[wrong[0]]} has length {lengths[wrong[0]]}, expected {dim} as the others; "
+            "users and items must come from one training run"
+        )
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    matrix_ND: Array = np.ascontiguousarray(values, dtype=np.float32).reshape(-1, dim)
+    return matrix_ND
+
+
+def _norms(vectors_ND: Array, idx_N: Array, key: str) -> Array:
+    """Lengths of the vectors in float64; raises :class:`VectorError` where one is not finite."""
+    norms_N: Array = np.sqrt(np.square(vectors_ND, dtype=np.float64).sum(axis=1))
+    wrong = np.flatnonzero(~np.isfinite(norms_N))
+    if len(wrong):
+        raise VectorError(
+            f"vectors: {key} {idx_N[wrong[0]]} holds NaN or infinity ({len(wrong)} such vectors), expected finite numbers; "
+            "the model that made them diverged: lower its learning rate or its alpha"
+        )
+    return norms_N
