@@ -1,0 +1,209 @@
+"""Training events to what torch reads: a vocabulary, and windows of fixed length in equal logical shards.
+
+A user's newest ``length * max_windows + 1`` events, in the order of (time, hash of the event), are cut into windows of
+``length + 1`` tokens that overlap by one, so every event but the oldest is a target exactly once::
+
+    oldest ...  e1 e2 e3 e4 e5 e6 e7   newest         length = 3
+    window 0             e4 e5 e6 e7                  inputs e4 e5 e6, targets e5 e6 e7
+    window 1    e1 e2 e3 e4                           inputs e1 e2 e3, targets e2 e3 e4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Sequence
+from xrec.features.index import assign_dense_index
+from xrec.features.sequence_files import TRAIN, VALIDATION, Export, window_fields
+from xrec.storage.files import absolute, count_rows, data_files
+from xrec.storage.tables import Tables
+
+_POSITION = "position"
+_EVENTS = "events"
+
+
+class ExportError(ValueError):
+    """Events that no windows can be made of, or shards that are not equal."""
+
+
+def build_vocabulary(training_events: DataFrame, sequence: Sequence, *, num_buckets: int) -> DataFrame:
+    """One fold's events to its ``vocabulary``: items with enough distinct users, with tokens from 1 without gaps."""
+    items = (
+        training_events.groupBy(C.FOLD, C.ITEM_IDX)
+        .agg(
+            F.countDistinct(C.USER_IDX).cast("int").alias(C.NUM_BUYERS),
+            F.count("*").cast("int").alias(C.NUM_EVENTS),
+        )
+        .where(F.col(C.NUM_BUYERS) >= sequence.min_buyers)
+    )
+    indexed = assign_dense_index(items, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)
+    tokens = indexed.select(C.ITEM_IDX, (F.col(C.TOKEN) + 1).alias(C.TOKEN))
+    return items.join(tokens, C.ITEM_IDX, how="inner").select(C.FOLD, C.TOKEN, C.ITEM_IDX, C.NUM_BUYERS, C.NUM_EVENTS)
+
+
+def build_windows(training_events: DataFrame, vocabulary: DataFrame, sequence: Sequence, *, seed: int) -> DataFrame:
+    """Events of any number of folds to rows of ``sequences``; every shard of a fold and split has equally many rows.
+
+    A token's weight as a target is its number of copies, or 0 where it is no target: padding, the oldest event (nothing
+    comes before it), the first token of a window (the next window's target) and, with ``targets: first``, an item that
+    the user had before.
+    """
+    known = F.broadcast(vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN))
+    events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
+    columns = [C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW, C.TOKENS, C.TOKEN_WEIGHTS, C.ROW_WEIGHT]
+    windows = _place(_cut(_collect_newest(events, sequence), sequence), sequence, seed)
+    rows = windows.withColumn(C.ROW_WEIGHT, F.lit(1.0).cast("float")).select(*columns)
+    users = _place(events.groupBy(C.FOLD, C.USER_IDX).count(), sequence, seed)
+    return rows.unionByName(_padding_rows(users, sequence).select(*columns))
+
+
+def _place(rows: DataFrame, sequence: Sequence, seed: int) -> DataFrame:
+    """Rows of users with their ``split`` and ``shard``: hashes of (seed, user), so all of a user's windows stay together."""
+    user_hash = F.xxhash64(F.lit(seed), F.col(C.USER_IDX))
+    validates = F.pmod(F.xxhash64(F.lit("validation"), user_hash), F.lit(10_000)) < int(
+        sequence.validation_share * 10_000
+    )
+    return rows.withColumn(C.SPLIT, F.when(validates, F.lit(VALIDATION)).otherwise(F.lit(TRAIN))).withColumn(
+        C.SHARD, F.pmod(user_hash, F.lit(sequence.num_shards)).cast("int")
+    )
+
+
+def _num_windows(num_events: Column, sequence: Sequence) -> Column:
+    """Windows of a user with this many events; one event gives one window, which has no target."""
+    wanted = F.ceil((num_events - 1) / sequence.length).cast("int")
+    return F.least(F.greatest(wanted, F.lit(1)), F.lit(sequence.max_windows))
+
+
+def _collect_newest(events: DataFrame, sequence: Sequence) -> DataFrame:
+    """Events to one row a (fold, user): ``events`` is his newest tokens with their weights, newest first."""
+    user = [C.FOLD, C.USER_IDX]
+    tie = F.xxhash64(F.col(C.EVENT_ID))
+    newest_first = Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS), F.desc(tie), F.desc(C.EVENT_ID))
+    weight = F.col(C.NUM_COPIES).cast("float")
+    numbered = events.withColumn(_POSITION, F.row_number().over(newest_first))
+    if sequence.targets == "first":
+        of_item = Window.partitionBy(*user, C.ITEM_IDX)
+        is_first = F.col(_POSITION) == F.max(_POSITION).over(of_item)
+        weight = F.when(is_first, weight).otherwise(F.lit(0.0).cast("float"))
+    newest = numbered.withColumn(C.WEIGHT, weight).where(F.col(_POSITION) <= sequence.length * sequence.max_windows + 1)
+    collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT)))
+    return newest.groupBy(*user).agg(collected.alias(_EVENTS))
+
+
+def _cut(users: DataFrame, sequence: Sequence) -> DataFrame:
+    """Users with their events to one row a window: ``window`` (0 is the newest), ``tokens``, ``token_weights``."""
+    length = sequence.length
+    num_events = F.size(_EVENTS)
+    windows = users.withColumn("num_events", num_events).withColumn(
+        C.WINDOW, F.explode(F.sequence(F.lit(0), _num_windows(num_events, sequence) - 1))
+    )
+    cut = windows.withColumn("cut", F.slice(_EVENTS, F.col(C.WINDOW) * length + 1, length + 1))
+    missing = F.lit(length + 1) - F.size("cut")
+
+    def weight_of(event: Column, place: Column) -> Column:
+        is_input_only = (event[_POSITION] == F.col("num_events")) | (place == length)
+        return F.when(is_input_only, F.lit(0.0).cast("float")).otherwise(event[C.WEIGHT])
+
+    tokens = F.reverse(F.transform("cut", lambda event: event[C.TOKEN]))
+    weights = F.reverse(F.transform("cut", weight_of))
+    return cut.select(
+        C.FOLD,
+        C.USER_IDX,
+        C.WINDOW,
+        F.concat(F.array_repeat(F.lit(0), missing), tokens).alias(C.TOKENS),
+        F.concat(F.array_repeat(F.lit(0.0).cast("float"), missing), weights).alias(C.TOKEN_WEIGHTS),
+    )
+
+
+def _padding_rows(users: DataFrame, sequence: Sequence) -> DataFrame:
+    """Users with their ``count`` of events to the rows of weight 0 that make all shards of a (fold, split) equally long.
+
+    The longest shard gets none. Their ``user_idx`` is negative and differs for every row of a fold.
+    """
+    num_windows = _num_windows(F.col("count"), sequence)
+    counts = users.groupBy(C.FOLD, C.SPLIT, C.SHARD).agg(F.sum(num_windows).cast("int").alias("num_rows"))
+    splits = counts.groupBy(C.FOLD, C.SPLIT).agg(
+        F.max("num_rows").alias("most"),
+        F.map_from_entries(F.collect_list(F.struct(C.SHARD, "num_rows"))).alias("rows_of"),
+    )
+    shards = splits.withColumn(C.SHARD, F.explode(F.sequence(F.lit(0), F.lit(sequence.num_shards - 1))))
+    lacking = F.col("most") - F.coalesce(F.try_element_at("rows_of", C.SHARD), F.lit(0))
+    numbered = shards.withColumn("lacking", lacking).where("lacking > 0")
+    numbered = numbered.withColumn("n", F.explode(F.sequence(F.lit(0), F.col("lacking") - 1)))
+    place = F.when(F.col(C.SPLIT) == TRAIN, F.col(C.SHARD)).otherwise(F.col(C.SHARD) + sequence.num_shards)
+    return numbered.select(
+        C.FOLD,
+        C.SPLIT,
+        C.SHARD,
+        (F.lit(-1) - place - F.col("n") * (2 * sequence.num_shards)).cast("int").alias(C.USER_IDX),
+        F.lit(0).alias(C.WINDOW),
+        F.array_repeat(F.lit(0), sequence.length + 1).alias(C.TOKENS),
+        F.array_repeat(F.lit(0.0).cast("float"), sequence.length + 1).alias(C.TOKEN_WEIGHTS),
+        F.lit(0.0).cast("float").alias(C.ROW_WEIGHT),
+    )
+
+
+def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence) -> dict[str, int]:
+    """Items of each fold's vocabulary; raises :class:`ExportError` where a fold has none."""
+    sizes = {row[C.FOLD]: int(row["count"]) for row in vocabulary.groupBy(C.FOLD).count().collect()}
+    for fold in folds:
+        if not sizes.get(fold):
+            raise ExportError(
+                f"fold {fold}: found no item with {sequence.min_buyers} distinct users before its as-of, so the sequence "
+                "models have no vocabulary; set sequence.min_buyers lower, or leave gru and transformer out of "
+                "ranking.sources"
+            )
+    return sizes
+
+
+def describe_exports(tables: Tables, sizes: dict[str, int], sequence: Sequence) -> list[Export]:
+    """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
+
+    Raises
+    ------
+    ExportError
+        The shards of a fold are not equal, or none of its rows can be trained on.
+    """
+    table, version = absolute(tables.path("sequences")), tables.written_versions["sequences"]
+    exports = []
+    for fold, size in sizes.items():
+        rows = {
+            split: _rows_of_each_shard(table, version, fold, split, sequence.num_shards)
+            for split in (TRAIN, VALIDATION)
+        }
+        if not rows[TRAIN]:
+            raise ExportError(
+                f"fold {fold}: found no user to train on, expected at least one; set sequence.validation_share lower "
+                f"(it is {sequence.validation_share})"
+            )
+        exports.append(
+            Export(
+                fold=fold,
+                table=table,
+                version=version,
+                vocabulary_table=absolute(tables.path("vocabulary")),
+                vocabulary_version=tables.written_versions["vocabulary"],
+                vocabulary_size=size,
+                length=sequence.length,
+                num_shards=sequence.num_shards,
+                rows=rows,
+                fields=window_fields(sequence.length),
+            )
+        )
+    return exports
+
+
+def _rows_of_each_shard(table: str, version: int, fold: str, split: str, num_shards: int) -> int:
+    counts = {
+        shard: count_rows(data_files(table, version, fold=fold, split=split, shard=shard))
+        for shard in range(num_shards)
+    }
+    if len(set(counts.values())) != 1:
+        raise ExportError(
+            f"{table}, version {version}, fold {fold}, split {split}: found rows {counts}, expected equal shards"
+        )
+    return counts[0]

@@ -1,0 +1,222 @@
+"""What the export, torch and the loader of vectors agree on: two small JSON contracts, and where they lie.
+
+Below ``storage.artifacts``::
+
+    exports.json                                  the folds of the last export, in order
+    <fold>/export.json                            the contract of a fold's windows
+    <fold>/<model>/checkpoint/...                 see xrec/sequence/checkpoint.py
+    <fold>/<model>/vectors-v<version>-<digest>/   part-<rank>.parquet, and manifest.json, written last
+
+Neither Spark nor torch is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from xrec import columns as C
+from xrec.config import Settings
+from xrec.storage.files import FilesError, exists, read_json, write_json
+
+TRAIN, VALIDATION = "train", "validation"
+MODELS = ("gru", "transformer")
+
+_NOT_LEARNED = frozenset({"launcher", "threads", "start_timeout", "num_processes"})
+"""Settings that change how a training runs, not what it learns."""
+
+
+class ContractMismatchError(ValueError):
+    """Files that are not what their contract says; the message names the file or column, what was found and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One column: name, numpy type, and the shape of one row's value."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The contract of one fold's windows."""
+
+    fold: str
+    table: str
+    """Folder or URL of the table ``sequences``."""
+    version: int
+    """Its Delta version."""
+    vocabulary_table: str
+    vocabulary_version: int
+    vocabulary_size: int
+    """Tokens run from 1 to this."""
+    length: int
+    """Inputs a window; it holds one token more."""
+    num_shards: int
+    rows: dict[str, int]
+    """Rows of every shard, by split, padding included."""
+    fields: tuple[Field, ...]
+
+    def check_arrays(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
+        """Raise :class:`ContractMismatchError` where arrays read from ``source`` are not what was written."""
+        for field in self.fields:
+            if field.name not in arrays:
+                raise ContractMismatchError(_explain(source, f"column '{field.name}'", "nothing", field.dtype))
+            found, shape = arrays[field.name], tuple(field.shape)
+            if str(found.dtype) != field.dtype or found.shape[1:] != shape:
+                raise ContractMismatchError(
+                    _explain(
+                        source,
+                        f"column '{field.name}'",
+                        f"{found.dtype} of shape {found.shape[1:]}",
+                        f"{field.dtype} of shape {shape}",
+                    )
+                )
+        tokens = arrays[C.TOKENS]
+        if tokens.size and (tokens.min() < 0 or tokens.max() > self.vocabulary_size):
+            raise ContractMismatchError(
+                _explain(source, C.TOKENS, f"{tokens.min()}..{tokens.max()}", f"0..{self.vocabulary_size}")
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """The contract of one model's vectors of one fold, staged as Parquet."""
+
+    fold: str
+    model: str
+    digest: str
+    """See :func:`training_digest`."""
+    dim: int
+    """Length of a vector: the model's dimension and one for the item's bias."""
+    dtype: str
+    parts: dict[str, int]
+    """Rows by file name."""
+    users: int
+    items: int
+    versions: dict[str, int]
+    """Delta versions that the vectors were made from."""
+
+
+def window_fields(length: int) -> tuple[Field, ...]:
+    """The columns of a window that a model reads."""
+    return (
+        Field(name=C.USER_IDX, dtype="int32", shape=()),
+        Field(name=C.WINDOW, dtype="int32", shape=()),
+        Field(name=C.TOKENS, dtype="int32", shape=(length + 1,)),
+        Field(name=C.TOKEN_WEIGHTS, dtype="float32", shape=(length + 1,)),
+        Field(name=C.ROW_WEIGHT, dtype="float32", shape=()),
+    )
+
+
+def training_digest(settings: Settings, model: str) -> str:
+    """Ten hex digits that change when a setting changes what the model learns; how it is launched is not in it."""
+    learned = settings.sequence.model_dump(mode="json", exclude=set(_NOT_LEARNED))
+    text = json.dumps({"model": model, "seed": settings.seed, **learned}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def export_location(artifacts: str, fold: str) -> str:
+    """Where a fold's export contract lies."""
+    return f"{artifacts}/{fold}/export.json"
+
+
+def model_location(artifacts: str, fold: str, model: str) -> str:
+    """The folder of a fold's model."""
+    return f"{artifacts}/{fold}/{model}"
+
+
+def staging_location(artifacts: str, export: Export, model: str, digest: str) -> str:
+    """The folder of the vectors that a model of these settings makes from this export."""
+    return f"{model_location(artifacts, export.fold, model)}/vectors-v{export.version}-{digest}"
+
+
+def write_exports(artifacts: str, exports: list[Export]) -> None:
+    """Write each fold's contract, then the list of the folds."""
+    for export in exports:
+        write_json(export_location(artifacts, export.fold), dataclasses.asdict(export))
+    write_json(f"{artifacts}/exports.json", {"folds": [export.fold for export in exports]})
+
+
+def read_exported_folds(artifacts: str) -> list[str]:
+    """The folds of the last export, in order; raises where there was none."""
+    location = f"{artifacts}/exports.json"
+    if not exists(location):
+        raise FilesError(f"{location}: no such file; run the stage export_sequences with the same settings first")
+    return list(read_json(location)["folds"])
+
+
+def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
+    """A fold's contract, checked against the settings.
+
+    Raises
+    ------
+    FilesError, ContractMismatchError
+        It is missing, from another xrec, or made with another length or number of shards.
+    """
+    location = export_location(artifacts, fold)
+    if not exists(location):
+        raise FilesError(f"{location}: no such file; run the stage export_sequences with the same settings first")
+    values = read_json(location)
+    values["fields"] = tuple(
+        Field(name=field["name"], dtype=field["dtype"], shape=tuple(field["shape"])) for field in values["fields"]
+    )
+    export = _build(Export, values, location)
+    for name in ("length", "num_shards"):
+        found, expected = getattr(export, name), getattr(settings.sequence, name)
+        if found != expected:
+            raise ContractMismatchError(_explain(location, name, found, f"{expected} (sequence.{name})"))
+    if export.fields != window_fields(export.length):
+        raise ContractMismatchError(_explain(location, "fields", export.fields, window_fields(export.length)))
+    return export
+
+
+def write_staged(folder: str, staged: Staged) -> None:
+    """Write the manifest: from now on the folder is complete."""
+    write_json(f"{folder}/manifest.json", dataclasses.asdict(staged))
+
+
+def read_staged(folder: str, model: str) -> Staged:
+    """The manifest of staged vectors; a folder without one is unfinished and refused."""
+    location = f"{folder}/manifest.json"
+    if not exists(location):
+        raise FilesError(
+            f"{location}: no such file, so there are no complete vectors of model '{model}' for these settings and this "
+            f"version of the sequences; run the stage train_{model} with the same settings first"
+        )
+    staged = _build(Staged, read_json(location), location)
+    if staged.model != model or sum(staged.parts.values()) != staged.users + staged.items:
+        raise ContractMismatchError(
+            _explain(
+                location,
+                "parts",
+                f"{sum(staged.parts.values())} rows of {staged.model}",
+                f"{staged.users + staged.items} rows of {model}",
+            )
+        )
+    return staged
+
+
+_Contract = TypeVar("_Contract", Export, Staged)
+
+
+def _build(contract: type[_Contract], values: dict[str, Any], location: str) -> _Contract:
+    expected = {field.name for field in dataclasses.fields(contract)}
+    if set(values) != expected:
+        raise ContractMismatchError(_explain(location, "keys", sorted(values), sorted(expected)))
+    return contract(**values)
+
+
+def _explain(source: str, what: str, found: object, expected: object) -> str:
+    return (
+        f"{source}: {what}: found {found}, expected {expected}; the files and the settings are not of one run: "
+        "run export_sequences and the training again with the same settings"
+    )

@@ -1,0 +1,127 @@
+"""Users and items to vectors, by the ranks that trained: what leaves torch for Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fsspec
+import horovod.torch as hvd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from xrec import columns as C
+from xrec.features.sequence_files import TRAIN, VALIDATION, Staged, model_location, write_staged
+from xrec.sequence.item_encoder import user_vectors
+from xrec.sequence.loader import Shard
+from xrec.sequence.models import SequenceModel
+from xrec.sequence.spec import TrainingSpec
+from xrec.storage.files import data_files, names_in, remove
+
+_SCHEMA = pa.schema(
+    [
+        (C.FOLD, pa.string()),
+        (C.MODEL, pa.string()),
+        (C.KIND, pa.string()),
+        (C.IDX, pa.int32()),
+        (C.VECTOR, pa.list_(pa.float32())),
+    ]
+)
+_BATCH_ROWS = 512
+
+Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
+"""Kind (user or item), indexes, and one vector a row."""
+
+
+def encode_all(spec: TrainingSpec, model: SequenceModel, device: torch.device) -> Staged:
+    """Write the vectors of all users and items of the export, each rank a part; the manifest comes last.
+
+    A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
+    bias; so their dot product is the model's logit. Users with an event of the vocabulary have one, validation users too.
+    """
+    if hvd.rank() == 0:
+        remove(f"{spec.staging}/manifest.json")
+    hvd.allreduce(torch.zeros(1), name="manifest_removed")
+    name = f"part-{hvd.rank()}.parquet"
+    users = items = 0
+    filesystem, path = fsspec.core.url_to_fs(spec.staging)
+    filesystem.makedirs(path, exist_ok=True)
+    with filesystem.open(f"{path}/{name}", "wb") as opened, pq.ParquetWriter(opened, _SCHEMA) as writer:
+        for vectors in _user_vectors(spec, model, device):
+            users += len(vectors[1])
+            writer.write_table(_to_table(spec, vectors))
+        for vectors in _item_vectors(spec, model):
+            items += len(vectors[1])
+            writer.write_table(_to_table(spec, vectors))
+    gathered = hvd.allgather_object((name, users, items), name="parts")
+    staged = Staged(
+        fold=spec.export.fold,
+        model=spec.model,
+        digest=spec.digest,
+        dim=spec.settings.sequence.dim + 1,
+        dtype="float32",
+        parts={part: num_users + num_items for part, num_users, num_items in gathered},
+        users=sum(part[1] for part in gathered),
+        items=sum(part[2] for part in gathered),
+        versions={"sequences": spec.export.version, "vocabulary": spec.export.vocabulary_version},
+    )
+    if hvd.rank() == 0:
+        _finish(spec, staged)
+    return staged
+
+
+def _finish(spec: TrainingSpec, staged: Staged) -> None:
+    """Write the manifest, and remove what it does not name: parts of more ranks, vectors of earlier trainings."""
+    for name in names_in(spec.staging):
+        if name not in staged.parts:
+            remove(f"{spec.staging}/{name}")
+    write_staged(spec.staging, staged)
+    folder = model_location(spec.artifacts, spec.export.fold, spec.model)
+    for name in names_in(folder):
+        if name.startswith("vectors-") and f"{folder}/{name}" != spec.staging:
+            remove(f"{folder}/{name}")
+
+
+def _user_vectors(spec: TrainingSpec, model: SequenceModel, device: torch.device) -> Iterator[Vectors]:
+    model.eval()
+    for split in (TRAIN, VALIDATION):
+        for index in range(hvd.rank(), spec.export.num_shards, hvd.size()):
+            for rows in Shard.find(spec.export, split, index).read():
+                newest = rows.take(np.flatnonzero((rows.window == 0) & (rows.row_weight > 0)))
+                for start in range(0, len(newest), _BATCH_ROWS):
+                    batch = newest.take(slice(start, start + _BATCH_ROWS))
+                    tokens_BL = torch.from_numpy(batch.tokens[:, 1:]).to(device, torch.int64)
+                    with torch.inference_mode():
+                        vectors = user_vectors(model(tokens_BL)[:, -1])
+                    yield "user", batch.user_idx, vectors.cpu().numpy()
+
+
+def _item_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:
+    """Vectors of the rank's share of the items: tokens t with t mod n = r."""
+    item_idx_V = _item_idx_of_tokens(spec)
+    mine = np.flatnonzero(np.arange(1, len(item_idx_V) + 1) % hvd.size() == hvd.rank())
+    with torch.inference_mode():
+        vectors = model.items.item_vectors().cpu().numpy()
+    yield "item", item_idx_V[mine], vectors[mine]
+
+
+def _item_idx_of_tokens(spec: TrainingSpec) -> NDArray[np.int32]:
+    """The ``item_idx`` of token 1, 2, ...: the fold's vocabulary at its pinned version."""
+    export = spec.export
+    item_idx_V = np.full(export.vocabulary_size, -1, np.int32)
+    for file in data_files(export.vocabulary_table, export.vocabulary_version, fold=export.fold):
+        with fsspec.open(file, "rb") as opened:
+            rows = pq.ParquetFile(opened).read(columns=[C.TOKEN, C.ITEM_IDX])
+        item_idx_V[rows[C.TOKEN].to_numpy() - 1] = rows[C.ITEM_IDX].to_numpy()
+    assert (item_idx_V >= 0).all(), "the vocabulary has a gap"
+    return item_idx_V
+
+
+def _to_table(spec: TrainingSpec, vectors: Vectors) -> pa.Table:
+    kind, idx, values = vectors
+    offsets = pa.array(np.arange(len(idx) + 1, dtype=np.int32) * values.shape[1], type=pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).ravel(), type=pa.float32()))
+    constant = [pa.array([value] * len(idx)) for value in (spec.export.fold, spec.model, kind)]
+    return pa.Table.from_arrays([*constant, pa.array(idx, type=pa.int32()), lists], schema=_SCHEMA)

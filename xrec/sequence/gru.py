@@ -1,0 +1,30 @@
+"""GRU4Rec: a recurrent network over a user's events (Hidasi et al. 2016, "Session-based recommendations with RNNs")."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from xrec.sequence.item_encoder import ItemEncoder
+
+
+class GRU(nn.Module):
+    """Tokens to states: ``tokens_BL``, left-padded with 0, to ``hidden_BLD``; state t has seen the tokens up to t.
+
+    The recurrent cells have no biases: with a zero input and a zero state such a cell stays at zero exactly, so
+    padding on the left changes nothing, without packing.
+    """
+
+    def __init__(self, *, vocabulary_size: int, dim: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
+        self.dropout = nn.Dropout(dropout)
+        between = dropout if num_layers > 1 else 0.0
+        self.cells = nn.GRU(dim, dim, num_layers=num_layers, dropout=between, batch_first=True, bias=False)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """The state after each token."""
+        inputs_BLD = self.dropout(self.items(tokens_BL))
+        states_BLD, _ = self.cells(inputs_BLD)
+        hidden_BLD: Tensor = self.output(self.dropout(states_BLD))
+        return hidden_BLD

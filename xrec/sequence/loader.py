@@ -1,0 +1,173 @@
+"""Windows from Parquet through Petastorm, shard by shard, in an order that is ours.
+
+A shard is read from an explicit list of files of one pinned Delta version, always in the same order. Shuffling is a
+permutation of blocks of rows, keyed by (seed, epoch, shard): it does not depend on the number of processes, and a resumed
+training replays it. A shard of at most ``BLOCK_ROWS`` windows is one block, so it is shuffled as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from petastorm import make_batch_reader
+
+from xrec import columns as C
+from xrec.features.sequence_files import ContractMismatchError, Export
+from xrec.storage.files import data_files, to_url
+
+BLOCK_ROWS = 65_536
+"""Windows that are shuffled together and held in memory: 27 MB at length 50."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """R rows of ``sequences``, as arrays."""
+
+    user_idx: NDArray[np.int32]
+    window: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    """Shape (R, length + 1), left-padded with 0."""
+    token_weights: NDArray[np.float32]
+    row_weight: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.user_idx)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Windows:
+        """Some of the rows."""
+        return Windows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def padded_to(self, num_rows: int) -> Windows:
+        """The rows, followed by rows of weight 0 up to ``num_rows``."""
+        missing = num_rows - len(self)
+        if missing == 0:
+            return self
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Windows(
+            **{
+                name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+                for name, array in arrays.items()
+            }
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Windows]) -> Windows:
+        """The rows of all parts, in order."""
+        return Windows(
+            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Windows)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One logical shard of one split: its files and number of rows, padding included."""
+
+    export: Export
+    split: str
+    index: int
+    files: list[str]
+
+    @classmethod
+    def find(cls, export: Export, split: str, index: int) -> Shard:
+        """Look its files up in the pinned version of the table."""
+        files = data_files(export.table, export.version, fold=export.fold, split=split, shard=index)
+        return cls(export=export, split=split, index=index, files=files)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the contract promises."""
+        return self.export.rows[self.split]
+
+    def read(self) -> Iterator[Windows]:
+        """Blocks of at most ``BLOCK_ROWS`` rows, in a fixed order.
+
+        Raises
+        ------
+        ContractMismatchError
+            A column is missing or has another type or shape than the contract says, or the number of rows is another.
+        """
+        num_rows = 0
+        for group in _row_groups(self.files):
+            self.export.check_arrays(group, f"fold {self.export.fold}, {self.split}, shard {self.index}")
+            rows = Windows(**{field.name: group[field.name] for field in fields(Windows)})
+            # Spark leaves the order within a file open; after this it is the same in every export of the same events.
+            rows = rows.take(np.lexsort((rows.window, rows.user_idx)))
+            num_rows += len(rows)
+            for start in range(0, len(rows), BLOCK_ROWS):
+                yield rows.take(slice(start, start + BLOCK_ROWS))
+        if num_rows != self.num_rows:
+            raise ContractMismatchError(
+                f"{self.export.table}, version {self.export.version}, fold {self.export.fold}, {self.split}, shard "
+                f"{self.index}: found {num_rows} rows, expected {self.num_rows}; run the stage export_sequences again"
+            )
+
+    def batches(self, batch_rows: int) -> Iterator[Windows]:
+        """All rows once, in the fixed order, in batches of exactly ``batch_rows``, the last one padded with weight 0."""
+        return _batches(self.read(), batch_rows)
+
+    def shuffled_batches(self, batch_rows: int, *, seed: int, epoch: int) -> Iterator[Windows]:
+        """The same in an order that depends on (seed, epoch, shard) alone."""
+        generator = np.random.default_rng(key_of(seed, epoch, self.index))
+        return _batches((block.take(generator.permutation(len(block))) for block in self.read()), batch_rows)
+
+    def num_batches(self, batch_rows: int) -> int:
+        """How many batches there are."""
+        return -(-self.num_rows // batch_rows)
+
+
+def key_of(*parts: int) -> int:
+    """A seed of 63 bits from a few integers, 0 and negative ones included."""
+    return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _batches(blocks: Iterator[Windows], batch_rows: int) -> Iterator[Windows]:
+    waiting: list[Windows] = []
+    for block in blocks:
+        rows = Windows.concatenate([*waiting, block])
+        full = len(rows) - len(rows) % batch_rows
+        for start in range(0, full, batch_rows):
+            yield rows.take(slice(start, start + batch_rows))
+        waiting = [rows.take(slice(full, None))] if full < len(rows) else []
+    for rest in waiting:
+        yield rest.padded_to(batch_rows)
+
+
+def _row_groups(files: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """The row groups of the files, in order, as arrays by column."""
+    if not files:
+        return
+    with _quiet():
+        reader = make_batch_reader(
+            [to_url(file) for file in files],
+            schema_fields=[C.USER_IDX, C.WINDOW, C.TOKENS, C.TOKEN_WEIGHTS, C.ROW_WEIGHT],
+            reader_pool_type="dummy",
+            shuffle_row_groups=False,
+            num_epochs=1,
+        )
+    try:
+        while True:
+            with _quiet():
+                group = next(reader, None)
+            if group is None:
+                return
+            yield group._asdict()
+    finally:
+        with _quiet():
+            reader.stop()
+            reader.join()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Petastorm warns of what pyarrow 14 will drop, leaves files to the collector, and prints when it is done."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield

@@ -1,0 +1,56 @@
+"""Which model a name stands for, and how to build it again from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from xrec.config import Sequence
+from xrec.sequence.checkpoint import load_progress, load_tensors
+from xrec.sequence.gru import GRU
+from xrec.sequence.transformer import Transformer
+from xrec.storage.files import FilesError, read_json
+
+SequenceModel = GRU | Transformer
+MODEL_PREFIX = "model."
+"""Names of a checkpoint's weights start with this."""
+
+
+def model_settings(model: str, sequence: Sequence, vocabulary_size: int) -> dict[str, Any]:
+    """Everything that :func:`build_model` needs, as JSON values."""
+    settings: dict[str, Any] = {
+        "model": model,
+        "vocabulary_size": vocabulary_size,
+        "dim": sequence.dim,
+        "num_layers": sequence.num_layers,
+        "dropout": sequence.dropout,
+    }
+    if model == "transformer":
+        settings |= {"num_heads": sequence.num_heads, "length": sequence.length}
+    return settings
+
+
+def build_model(settings: dict[str, Any]) -> SequenceModel:
+    """A model with fresh weights, drawn from torch's global generator."""
+    arguments = {name: value for name, value in settings.items() if name != "model"}
+    if settings["model"] == "gru":
+        return GRU(**arguments)
+    if settings["model"] == "transformer":
+        return Transformer(**arguments)
+    raise ValueError(f"model: found '{settings['model']}', expected gru or transformer")
+
+
+def load_model(folder: str) -> SequenceModel:
+    """The best epoch's model from a checkpoint folder, ready to score (no dropout)."""
+    progress = load_progress(folder)
+    if progress is None or not progress.best:
+        raise FilesError(f"{folder}/progress.json: found no finished epoch; train the model first")
+    model = build_model(read_json(f"{folder}/settings.json"))
+    model.load_state_dict(weights_of(load_tensors(folder, progress.best)))
+    return model.eval()
+
+
+def weights_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's weights among a checkpoint's tensors, under the model's own names."""
+    return {name[len(MODEL_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(MODEL_PREFIX)}

@@ -1,0 +1,245 @@
+"""Training on all ranks, the same steps whatever their number.
+
+A global step takes the next rows of every logical shard; rank r of n computes the shards s with s mod n = r. Whatever is
+random is keyed by (seed, epoch, step) and, for dropout, the shard. The gradient is the sum over shards and ranks, divided by
+the all-reduced weight of the targets. So 1 and 2 processes differ only by the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import horovod.torch as hvd
+import torch
+from torch import Tensor
+
+from xrec.features.sequence_files import TRAIN, VALIDATION
+from xrec.sequence.checkpoint import Epoch, Progress, load_progress, load_tensors, save_epoch, save_progress
+from xrec.sequence.loader import Shard, Windows, key_of
+from xrec.sequence.losses import sampled_softmax
+from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
+from xrec.sequence.spec import TrainingSpec
+from xrec.sequence.targets import TargetDistribution
+from xrec.sequence.validation import validate
+from xrec.storage.files import remove, write_json
+
+Say = Callable[[str], None]
+
+MAX_GRADIENT_NORM = 1.0
+WARM_UP_SHARE = 0.05
+"""Share of the steps in which the learning rate rises to its full size; then it falls along a cosine to 0."""
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; the message says why and what to do."""
+
+
+class Trainer:
+    """One training on this rank; all ranks make the same calls in the same order."""
+
+    def __init__(self, spec: TrainingSpec, device: torch.device, say: Say) -> None:
+        self.spec = spec
+        self.sequence = spec.settings.sequence
+        self.seed = spec.settings.seed
+        self.device = device
+        self.say = say
+        mine = range(hvd.rank(), self.sequence.num_shards, hvd.size())
+        self.train_shards = [Shard.find(spec.export, TRAIN, index) for index in mine]
+        self.validation_shards = [Shard.find(spec.export, VALIDATION, index) for index in mine]
+        self.batch_rows = self.sequence.batch_rows // self.sequence.num_shards
+        self.targets = TargetDistribution.count(self.train_shards, spec.export.vocabulary_size, device)
+        torch.manual_seed(key_of(self.seed))
+        self.model = build_model(model_settings(spec.model, self.sequence, spec.export.vocabulary_size)).to(device)
+        self.model.items.start_from(self.targets.probabilities)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.sequence.learning_rate,
+            weight_decay=self.sequence.weight_decay,
+            fused=True,
+        )
+        for parameter in self.model.parameters():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    def run(self) -> Progress:
+        """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights."""
+        progress = self._start()
+        num_steps = self._agree_on_steps()
+        while not progress.done:
+            started = time.perf_counter()
+            number = progress.last + 1
+            loss = self._train_epoch(number, num_steps)
+            scores = validate(self.model, self.validation_shards, self.batch_rows, self.device)
+            seconds = time.perf_counter() - started
+            windows = self.spec.export.rows[TRAIN] * self.sequence.num_shards
+            epoch = Epoch(
+                epoch=number,
+                loss=loss,
+                ndcg=scores.ndcg if scores else None,
+                hit_rate=scores.hit_rate if scores else None,
+                seconds=seconds,
+                windows_per_second=windows / seconds,
+            )
+            note_epoch(progress, epoch, epochs=self.sequence.epochs, patience=self.sequence.patience)
+            self.say(describe_epoch(self.spec, epoch, progress))
+            if hvd.rank() == 0:
+                save_epoch(self.spec.checkpoint, self._tensors(), progress)
+        if progress.best != progress.last or not num_steps:
+            self._restore(progress.best)
+        return progress
+
+    def _start(self) -> Progress:
+        """Progress to go on from: rank 0 decides, and all ranks get its weights."""
+        progress = Progress(digest=self.spec.digest, version=self.spec.export.version)
+        if hvd.rank() == 0:
+            progress = self._resume_or_clear(progress)
+        progress = Progress(**vars(hvd.broadcast_object(progress, root_rank=0, name="progress")))
+        if progress.last:
+            self._restore(progress.last)
+        else:
+            hvd.broadcast_parameters(self._tensors(), root_rank=0)
+        return progress
+
+    def _resume_or_clear(self, fresh: Progress) -> Progress:
+        folder = self.spec.checkpoint
+        found = load_progress(folder)
+        where = f"{self.spec.model} {self.spec.export.fold}"
+        if found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version) and found.last:
+            self.say(f"{where}: resuming after epoch {found.last} from {folder}")
+            return found
+        if found and not found.closed:
+            self.say(
+                f"{where}: found an unfinished training of data version {found.version}, settings {found.digest}; now they "
+                f"are {fresh.version}, {fresh.digest}: starting afresh"
+            )
+        remove(folder)
+        write_json(
+            f"{folder}/settings.json", model_settings(self.spec.model, self.sequence, self.spec.export.vocabulary_size)
+        )
+        return fresh
+
+    def _restore(self, epoch: int) -> None:
+        """Rank 0's tensors of an epoch, on all ranks."""
+        tensors = self._tensors()
+        if hvd.rank() == 0:
+            for name, saved in load_tensors(self.spec.checkpoint, epoch).items():
+                tensors[name].copy_(saved)
+        hvd.broadcast_parameters(tensors, root_rank=0)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state by name; writing into them changes the training."""
+        tensors = {f"{MODEL_PREFIX}{name}": tensor.data for name, tensor in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        return tensors
+
+    def _agree_on_steps(self) -> int:
+        """Steps an epoch, the same on every rank; without this a rank with more batches would wait for ever."""
+        mine = self.train_shards[0].num_batches(self.batch_rows)
+        lowest, highest = hvd.allreduce(torch.tensor([mine, -mine]), op=hvd.Min, name="num_steps").tolist()
+        if lowest != -highest:
+            raise TrainingError(
+                f"fold {self.spec.export.fold}: found {lowest} to {-highest} batches an epoch on different ranks, expected "
+                "equal shards; run the stage export_sequences again"
+            )
+        return int(lowest)
+
+    def _train_epoch(self, epoch: int, num_steps: int) -> float:
+        """All training windows once; gives the mean loss of a target (nats)."""
+        self.model.train()
+        streams = {
+            shard.index: shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch)
+            for shard in self.train_shards
+        }
+        totals = torch.zeros(2, dtype=torch.float64)
+        for step in range(num_steps):
+            negatives_S = self.targets.draw(self.sequence.num_negatives, key_of(self.seed, epoch, step))
+            self.optimizer.zero_grad()
+            sums = torch.zeros(2, dtype=torch.float64)
+            for index, stream in streams.items():
+                torch.manual_seed(key_of(self.seed, epoch, step, index))
+                loss, weight = self._loss(next(stream), negatives_S)
+                loss.backward()  # type: ignore[no-untyped-call]
+                sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
+            self._take_step((epoch - 1) * num_steps + step, num_steps * self.sequence.epochs, sums)
+            totals += sums
+        for stream in streams.values():
+            assert next(stream, None) is None, "a shard has rows left after the epoch"
+        loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
+        if not weight_sum or not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"{self.spec.model} {self.spec.export.fold}, epoch {epoch}: the loss is {loss_sum} over {weight_sum} targets; "
+                f"expected finite numbers: lower sequence.learning_rate ({self.sequence.learning_rate})"
+                if weight_sum
+                else f"fold {self.spec.export.fold}: found no event to learn from (sequence.targets: {self.sequence.targets}), "
+                "expected users with at least two events of items in the vocabulary; lower sequence.min_buyers"
+            )
+        return float(loss_sum / weight_sum)
+
+    def _loss(self, batch: Windows, negatives_S: Tensor) -> tuple[Tensor, float]:
+        """The summed weighted loss of a batch's targets, and the sum of their weights."""
+        tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)
+        weights_BL = torch.from_numpy(batch.token_weights[:, 1:] * batch.row_weight[:, None]).to(self.device)
+        hidden_BLD = self.model(tokens[:, :-1])
+        is_target_BL = weights_BL > 0
+        losses_N = sampled_softmax(
+            hidden_BLD[is_target_BL], tokens[:, 1:][is_target_BL], negatives_S, self.targets.log_q, self.model.items
+        )
+        return (losses_N * weights_BL[is_target_BL]).sum(), float(weights_BL.sum())
+
+    def _take_step(self, step: int, num_steps: int, sums: Tensor) -> None:
+        """Sum the gradients over the ranks, divide by the weight of all their targets, and step."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        weight = sums[1:].clone()
+        if hvd.size() > 1:
+            hvd.grouped_allreduce_(gradients, op=hvd.Sum, name="gradients")
+            weight = hvd.allreduce(weight, op=hvd.Sum, name="weight")
+        torch._foreach_div_(gradients, max(float(weight), 1e-9))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.sequence.learning_rate * schedule(step, num_steps)
+        self.optimizer.step()
+
+    def close(self, progress: Progress) -> None:
+        """Mark the training as finished for good; a later run trains again."""
+        progress.closed = True
+        if hvd.rank() == 0:
+            save_progress(self.spec.checkpoint, progress)
+
+
+def schedule(step: int, num_steps: int) -> float:
+    """The share of the full learning rate at a step (from 0): a linear rise, then half a cosine."""
+    warm_up = max(1.0, WARM_UP_SHARE * num_steps)
+    if step < warm_up:
+        return (step + 1) / warm_up if step + 1 < warm_up else 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1.0, num_steps - warm_up)))
+
+
+def note_epoch(progress: Progress, epoch: Epoch, *, epochs: int, patience: int) -> None:
+    """Add an epoch to the progress, which then knows its best epoch and whether it is done.
+
+    Without validation users the newest epoch is the best one.
+    """
+    best = progress.epochs[progress.best - 1] if progress.best else None
+    progress.epochs.append(epoch)
+    if best is None or best.ndcg is None or epoch.ndcg is None or epoch.ndcg > best.ndcg:
+        progress.best = epoch.epoch
+    progress.done = progress.last >= epochs or progress.last - progress.best >= patience
+
+
+def describe_epoch(spec: TrainingSpec, epoch: Epoch, progress: Progress) -> str:
+    """One line a person follows a training by."""
+    scores = "no validation users"
+    if epoch.ndcg is not None and epoch.hit_rate is not None:
+        scores = f"validation NDCG@10 {epoch.ndcg:.4f} HR@10 {epoch.hit_rate:.4f}"
+    best = " (best)" if progress.best == epoch.epoch else ""
+    return (
+        f"{spec.model} {spec.export.fold}: epoch {epoch.epoch}/{spec.settings.sequence.epochs}, loss {epoch.loss:.4f}, "
+        f"{scores}{best}, {epoch.seconds:.1f} s, {epoch.windows_per_second:,.0f} windows/s"
+    )

@@ -1,0 +1,83 @@
+"""SASRec: causal self-attention over a user's events (Kang and McAuley 2018, "Self-attentive sequential recommendation").
+
+Blocks are pre-norm (Xiong et al. 2020), which trains without a long warm-up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xrec.sequence.item_encoder import PADDING, ItemEncoder
+
+
+class Transformer(nn.Module):
+    """Tokens to states: ``tokens_BL``, left-padded with 0, to ``hidden_BLD``; state t has seen the tokens up to t.
+
+    Positions are counted from the right end (0 is the newest event), so the same events in a longer, further padded
+    row get the same positions.
+    """
+
+    def __init__(
+        self, *, vocabulary_size: int, dim: int, num_layers: int, num_heads: int, length: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
+        self.positions = nn.Embedding(length, dim)
+        nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """The state after each token."""
+        length = tokens_BL.shape[1]
+        from_the_right_L = torch.arange(length - 1, -1, -1, device=tokens_BL.device)
+        hidden_BLD = self.dropout(self.items(tokens_BL) + self.positions(from_the_right_L))
+        visible_B1LL = visible(tokens_BL)
+        for block in self.blocks:
+            hidden_BLD = block(hidden_BLD, visible_B1LL)
+        normed_BLD: Tensor = self.norm(hidden_BLD)
+        return normed_BLD
+
+
+class Block(nn.Module):
+    """Self-attention, then a feed-forward net, each added to what came in: ``hidden_BLD`` to ``hidden_BLD``."""
+
+    def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
+        self.mix = nn.Linear(dim, dim, bias=False)
+        self.feed_norm = nn.LayerNorm(dim)
+        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_BLD: Tensor, visible_B1LL: Tensor) -> Tensor:
+        """One block; ``visible_B1LL`` says which key (last axis) each query may look at."""
+        hidden_BLD = hidden_BLD + self.dropout(self._attend(self.attention_norm(hidden_BLD), visible_B1LL))
+        fed_BLD: Tensor = self.dropout(self.feed(self.feed_norm(hidden_BLD)))
+        return hidden_BLD + fed_BLD
+
+    def _attend(self, normed_BLD: Tensor, visible_B1LL: Tensor) -> Tensor:
+        batch, length, dim = normed_BLD.shape
+        heads = (batch, length, self.num_heads, dim // self.num_heads)
+        query_BHLd, key_BHLd, value_BHLd = (
+            part.view(heads).transpose(1, 2) for part in self.query_key_value(normed_BLD).chunk(3, dim=-1)
+        )
+        mixed_BHLd = F.scaled_dot_product_attention(query_BHLd, key_BHLd, value_BHLd, attn_mask=visible_B1LL)
+        attended: Tensor = self.mix(mixed_BHLd.transpose(1, 2).reshape(batch, length, dim))
+        return attended
+
+
+def visible(tokens_BL: Tensor) -> Tensor:
+    """Which keys a query may see, True where it may, of shape (B, 1, L, L): events up to itself, no padding.
+
+    A padding query sees itself: a query that sees nothing would be NaN, and its state is used by nobody.
+    """
+    length = tokens_BL.shape[1]
+    ones_LL = torch.ones(length, length, dtype=torch.bool, device=tokens_BL.device)
+    not_padding_B11L = (tokens_BL != PADDING)[:, None, None, :]
+    return (ones_LL.tril() & not_padding_B11L) | torch.eye(length, dtype=torch.bool, device=tokens_BL.device)
