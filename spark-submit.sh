@@ -154,7 +154,7 @@ main() {
         --version) version ;;
         setup)
             prepare
-            say "xrec: .venv is ready"
+            say 'xrec: .venv is ready; to work in it: source .venv/bin/activate'
             ;;
         tests | tests/)
             prepare

@@ -46,6 +46,7 @@ case "$name $*" in
     "uv venv"*)
         for name in python spark-submit pytest; do copy "${*: -1}/bin/$name"; done
         mkdir -p "${*: -1}/lib/python3.11/site-packages/pyspark/jars" ;;
+    "uv --offline pip install"*) [[ -n ${WARM_CACHE-} ]] ;;
     "uv pip install"*requirements.lock)
         slow packages
         if [[ -n ${NO_NETWORK-} ]]; then echo "error: Failed to fetch: dns error" >&2; exit 1; fi
@@ -275,6 +276,12 @@ def test_too_little_disk(checkout: Checkout) -> None:
     check_message(checkout.run("setup", XREC_DISK_GB="99999999"), "too little disk", "GB free", "free some")
 
 
+def test_no_place_for_the_cache(checkout: Checkout) -> None:
+    check_message(
+        checkout.run("setup", XREC_CACHE="/dev/null/x"), "no place for what is built", "/dev/null/x", "XREC_CACHE"
+    )
+
+
 def test_names_everything_that_is_missing_at_once(checkout: Checkout) -> None:
     checkout.without("java", "python3.11", "c++")
     done = checkout.run("setup")
@@ -502,6 +509,10 @@ def test_no_network(checkout: Checkout) -> None:
     assert "dns error" in message
     assert "https_proxy" in message
     assert checkout.run("setup").returncode == 0
+
+
+def test_what_uv_has_already_needs_no_network(checkout: Checkout) -> None:
+    assert checkout.run("setup", NO_NETWORK="1", WARM_CACHE="1").returncode == 0
 
 
 def test_another_failure_shows_the_log_s_end(checkout: Checkout) -> None:

@@ -109,6 +109,13 @@ check_flock() {
             "$(install_command util-linux util-linux)"
 }
 
+check_folders() {
+    mkdir -p "$cache" 2>/dev/null && [[ -w $cache ]] ||
+        problem 'no place for what is built' "$cache cannot be written" 'a folder that survives the checkout' 'name one in XREC_CACHE'
+    [[ -w $root ]] ||
+        problem 'no place for .venv' "$root cannot be written" 'a checkout of your own' "copy or clone it to where you may write"
+}
+
 check_disk() {
     local free needed=${XREC_DISK_GB:-12}
     free=$(df -Pk "$root" | awk 'NR == 2 { print int($4 / 1048576) }')

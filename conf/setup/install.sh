@@ -16,8 +16,8 @@ set_up() {
     check_python
     check_compiler
     check_machine
+    check_folders
     stop_on_problems
-    mkdir -p "$cache"
     cache=$(readlink -f "$cache")
     log=$cache/setup.log
     # Children inherit the locks: while something that a killed call left behind still writes, nobody else does.
@@ -46,7 +46,7 @@ set_up() {
     printf '%s\n' "$wanted" >"$venv/.xrec-ready.new"
     mv "$venv/.xrec-ready.new" "$venv/.xrec-ready"
     unlock
-    say "xrec: .venv is ready after $((SECONDS - start)) s"
+    say "xrec: made in $((SECONDS - start)) s"
 }
 
 pinned() { sed -n "s/^$1==\([^ ]*\).*/\1/p" "$2"; }
@@ -57,8 +57,8 @@ lock() { # file, whose it is
     locks+=("$fd")
     flock -n "$fd" && return
     say "xrec: another set-up of $2 is at work; waiting for it"
-    until flock -w 30 "$fd"; do
-        say "      waiting, $((SECONDS - start)) s"
+    until flock -w 10 "$fd"; do
+        say "$(progress "$start")"
     done
 }
 
@@ -85,6 +85,11 @@ step() { # title, function
     say "      done in $((SECONDS - start)) s"
 }
 
+progress() { # since when
+    printf '      %3d s  %s' $((SECONDS - $1)) \
+        "$(tail -n 50 "$log" 2>/dev/null | tr '\r' '\n' | sed 's/^ *//; /^$/d' | tail -n 1 | cut -c1-100)"
+}
+
 # Holds neither the locks nor stdout, and ends with the call that started it, even if that one is killed (a process
 # that nobody has waited for yet still has a number, but no program).
 watch_log() {
@@ -93,7 +98,7 @@ watch_log() {
     trap - EXIT
     exec {fd}<> <(:) >/dev/null
     while ! read -rt 10 -u "$fd" && [[ -e /proc/$$/exe ]]; do
-        printf '      %3d s  %s\n' $((SECONDS - $1)) "$(tr '\r' '\n' <"$log" | grep -v '^ *$' | tail -n 1 | cut -c1-100)" >&2
+        say "$(progress "$1")"
     done
 }
 
@@ -107,7 +112,7 @@ fail() { # step, exit code
     ((${2} < 128)) || exit "$2" # a signal: the user knows
     if grep -qiE "$no_network" "$log"; then
         printf '%s\n' "spark-submit.sh: a download failed ($1)" \
-            "  found:  $(grep -iE "$no_network" "$log" | tail -n 1 | tr -s ' ' | cut -c1-200)" \
+            "  found:  $(grep -iE "$no_network" "$log" | tail -n 1 | sed 's/^ *//; s/.*\(.\{100\}\)$/...\1/')" \
             '  needed: the package registries of Python and Maven, or mirrors of them' \
             '  fix:    check the network; behind a proxy set https_proxy, for mirrors PIP_INDEX_URL and' \
             "          DEFAULT_ARTIFACT_REPOSITORY; then $again" >&2
@@ -120,13 +125,17 @@ fail() { # step, exit code
     exit 2
 }
 
+pip() { # of which python, arguments
+    PIP_USER=0 PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1 "$1" -m pip "${@:2}"
+}
+
 get_uv() {
     local new
-    [[ ! -x $uv_home/bin/uv ]] || "$uv_home/bin/python" -m pip --version || rm -rf "$uv_home" # its Python may be gone
+    [[ ! -x $uv_home/bin/uv ]] || pip "$uv_home/bin/python" --version || rm -rf "$uv_home" # its Python may be gone
     [[ ! -x $uv_home/bin/uv ]] || return 0
     new=$(mktemp -d "$cache/new.XXXXXX")
     "$python" -m venv "$new"
-    PIP_USER=0 "$new/bin/python" -m pip install --require-hashes --only-binary :all: -r "$setup/uv.txt"
+    pip "$new/bin/python" install --require-hashes --only-binary :all: -r "$setup/uv.txt"
     rm -rf "$uv_home"
     mv "$new" "$uv_home"
 }
@@ -134,7 +143,7 @@ get_uv() {
 # uv, told where pip's settings point to; VIRTUAL_ENV would name another environment.
 uv() {
     local index=${PIP_INDEX_URL:-}
-    [[ -n $index ]] || index=$("$uv_home/bin/python" -m pip config get global.index-url 2>/dev/null) || true
+    [[ -n $index ]] || index=$(pip "$uv_home/bin/python" config get global.index-url 2>/dev/null) || true
     [[ -z $index || -n ${UV_INDEX_URL-}${UV_DEFAULT_INDEX-} ]] || export UV_DEFAULT_INDEX=$index
     UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv_home/bin/uv" "$@"
 }
@@ -142,7 +151,9 @@ uv() {
 install_packages() {
     uv venv --no-project --python "$python" "$venv"
     # --no-deps: Petastorm and torch ask for different setuptools, and both work with the locked one.
-    uv pip install --python "$venv/bin/python" --no-deps --require-hashes -r requirements.lock
+    local install=(pip install --python "$venv/bin/python" --no-deps --require-hashes -r requirements.lock)
+    # A second checkout finds everything in uv's cache, and then needs no network.
+    uv --offline "${install[@]}" || uv "${install[@]}"
 }
 
 # A built Horovod fits one torch, one Python, one kind of machine, and the way it was built.
@@ -161,11 +172,11 @@ install_horovod() {
 build_horovod() {
     local new
     new=$(mktemp -d "$cache/new.XXXXXX")
-    PATH=$venv/bin:$PATH PIP_USER=0 TMPDIR=$new CXXFLAGS="-w ${CXXFLAGS-}" \
+    PATH=$venv/bin:$PATH TMPDIR=$new CXXFLAGS="-w ${CXXFLAGS-}" \
         HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
         HOROVOD_CMAKE=$setup/cmake.sh CMAKE_GENERATOR=Ninja CMAKE_BUILD_PARALLEL_LEVEL=$(compilers_at_once) \
         CMAKE_TOOLCHAIN_FILE=$setup/horovod-toolchain.cmake \
-        "$uv_home/bin/python" -m pip --python "$venv/bin/python" wheel --verbose --no-build-isolation --no-deps \
+        pip "$uv_home/bin/python" --python "$venv/bin/python" wheel --verbose --no-build-isolation --no-deps \
         --no-cache-dir --require-hashes --wheel-dir "$new/wheels" -r "$setup/horovod.txt"
     mv "$new/wheels" "$wheels"
     rm -rf "$new"
