@@ -5,8 +5,7 @@
 
 from xrec import columns as C
 from xrec.ranking.blend import read_choices
-from xrec.ranking.eligibility import check_eligible
-from xrec.ranking.lists import describe_lists, lists_of, model_version_of, recommendation_rows
+from xrec.ranking.lists import check_lists, describe_lists, lists_of, model_version_of, recommendation_rows
 from xrec.ranking.reasons import with_reasons
 from xrec.runs.stage import Figures, StageContext, main
 
@@ -20,7 +19,7 @@ def run(context: StageContext) -> Figures:
     candidates = tables.read("candidates", fold=fold.name)
     choices = read_choices(tables.read("blend_weights"), ranking)
     lists = lists_of(candidates, choices, ranking, fold)
-    check_eligible(lists, items, interactions, user_categories, scope=ranking.scope)
+    check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
     rows = recommendation_rows(
         explained,

@@ -34,7 +34,10 @@ class RandomWorld:
         self.users = rng.normal(size=(self.num_users, self.dim)).astype(np.float32)
         self.items = (rng.normal(size=(self.num_items, self.dim)) * scale).astype(np.float32)
         if self.ties:  # three values only, so that most scores occur many times
-            self.users, self.items = np.sign(np.round(self.users)), np.sign(np.round(self.items / scale)).astype(np.float32)
+            self.users, self.items = (
+                np.sign(np.round(self.users)),
+                np.sign(np.round(self.items / scale)).astype(np.float32),
+            )
         self.item_idx = rng.permutation(self.num_items * 3)[: self.num_items].astype(np.int32)
         self.category = (rng.zipf(1.5, self.num_items) % self.num_categories).astype(np.int32)
         self.excluded = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from world import AS_OF, CATEGORIES, HORIZON, NON_MERCHANDISE, World, make_world, write_world
 
+from world import AS_OF, CATEGORIES, HORIZON, NON_MERCHANDISE, World, make_world, write_world
 from xrec.config import load_settings
 
 FOLDS = {"main": AS_OF, "select": AS_OF - HORIZON}

@@ -103,3 +103,5 @@ SETTINGS_HASH = "settings_hash"
 
 UNKNOWN = "unknown"
 """The category of an item that the source gives none; it is never recommended."""
+POPULARITY = "popularity"
+"""The source that is always made: the baseline to beat, and what serves where nothing could be chosen."""

@@ -196,13 +196,13 @@ class Balance(_Frozen):
 class Als(_Frozen):
     """MLlib's implicit ALS (Hu, Koren, Volinsky 2008); confidence = 1 + alpha * weight."""
 
-    rank: Count = 64
+    rank: Count = 32
     """Length of the vectors."""
-    max_iter: Count = 10
+    max_iter: Count = 6
     """Alternating sweeps."""
     reg_param: Annotated[float, Field(ge=0)] = 0.1
     """Regularisation, scaled by MLlib with each row's number of ratings."""
-    alpha: Positive = 10.0
+    alpha: Positive = 0.3
     """Growth of the confidence with the weight."""
     nonnegative: bool = False
     """Non-negative vectors."""
@@ -210,7 +210,7 @@ class Als(_Frozen):
     """User and item blocks: the parallelism; on a cluster, about the number of cores."""
     checkpoint_interval: int = -1
     """Sweeps between checkpoints of the lineage; -1: none."""
-    min_buyers: Count = 1
+    min_buyers: Count = 5
     """Items with fewer distinct users are left out."""
     intermediate_storage_level: str = "MEMORY_AND_DISK"
     """Spark storage level of the intermediate factors."""
@@ -241,7 +241,7 @@ class Sequence(_Frozen):
     """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
     start_timeout: Count = 300
     """Seconds to wait until all processes have started."""
-    targets: Literal["all", "first"] = "all"
+    targets: Literal["all", "first"] = "first"
     """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
     dim: Count = 64
     """Length of the embeddings and vectors."""
@@ -249,15 +249,15 @@ class Sequence(_Frozen):
     """Blocks (Transformer) or layers (GRU)."""
     num_heads: Count = 2
     """Attention heads of the Transformer."""
-    dropout: Share = 0.2
+    dropout: Share = 0.5
     """Dropout."""
     num_negatives: Count = 512
     """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
-    batch_rows: Count = 256
+    batch_rows: Count = 128
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
-    epochs: Count = 4
+    epochs: Count = 6
     """Passes over the training windows."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     """Adam's step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's decoupled decay."""

@@ -21,7 +21,7 @@ from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.metrics import VALUES, metric_names
 
-BASELINE = "popularity"
+BASELINE = C.POPULARITY
 
 # SplitMix64 (Steele, Lea, Flood 2014): the golden-ratio increment and the two multipliers of its finaliser.
 _GOLDEN, _FIRST, _SECOND = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

@@ -10,14 +10,10 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Ranking
+from xrec.features.buyers import num_buyers_of
 from xrec.ranking.topk import ItemBlock, top_k
 
-SOURCE = "popularity"
-
-
-def num_buyers_of(interactions: DataFrame) -> DataFrame:
-    """A fold's interactions to one row an item: ``item_idx``, ``num_buyers``, its users with a counting interaction."""
-    return interactions.where(F.col(C.COUNTING)).groupBy(C.ITEM_IDX).agg(F.count("*").alias(C.NUM_BUYERS))
+SOURCE = C.POPULARITY
 
 
 def popular_candidates(users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking) -> DataFrame:

@@ -64,7 +64,7 @@ def require_columns(raw: DataFrame, wanted: Mapping[str, str], file: File) -> No
 
 def text_of(name: str) -> Column:
     """A source column's text, trimmed; null where it is empty."""
-    return F.nullif(F.trim(F.col(C.SOURCE_ROW).getField(name), F.lit(_BLANKS)), F.lit(""))
+    return F.nullif(F.btrim(F.col(C.SOURCE_ROW).getField(name), F.lit(_BLANKS)), F.lit(""))
 
 
 def timestamp_of(text: Column, time: TimeFormat) -> Column:

@@ -36,10 +36,11 @@ _PACKAGE = "package:"
 
 _CAUSES = (
     (r"PATH_NOT_FOUND|DELTA_PATH_DOES_NOT_EXIST", "no such file or folder (relative to {cwd}); correct the path"),
-    (r"Unexpected end of input stream|unexpected end of stream", "it is cut off in the middle; fetch it again"),
     (
-        r"not a gzip file|not in GZIP format|incorrect header check|BZip2|bzip2|invalid (code|block|distance|stored)",
-        "its name says that it is compressed and its content is not, or is damaged; fetch it again or correct its name",
+        r"[Uu]nexpected end of (input )?stream|not a gzip file|not in GZIP format|incorrect (header|data) check"
+        r"|BZip2|bzip2|invalid (code|block|distance|stored)",
+        "its compressed content is cut off or damaged, or it is not compressed as its name says; fetch it again or correct "
+        "its name",
     ),
     (r"CSV header does not conform", "its files have different headers; give them the same columns in the same order"),
     (r"is not a Parquet file", "it is not a Parquet file; correct {key}.format"),
@@ -102,7 +103,7 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
     path = resolve_path(file.path, key=key)
     with reading(file, key=key):
         if file.format in {"csv", "tsv"}:
-            records = _read_delimited(spark, file, path)
+            records = _read_delimited(spark, file, path, key)
         elif file.format == "jsonl":
             records = _read_json_lines(spark, file, path, key)
         else:
@@ -151,13 +152,12 @@ _OURS = " (xrec)"
 """Ends the names of our own columns beside the source's, so that they never meet."""
 
 
-def _read_delimited(spark: SparkSession, file: File, path: str) -> DataFrame:
+def _read_delimited(spark: SparkSession, file: File, path: str, key: str) -> DataFrame:
     """CSV records; a line with another number of columns than the header keeps its text in ``malformed``."""
     options = {"header": "true", "escape": '"', "sep": "\t" if file.format == "tsv" else ",", **file.options}
     options |= {"inferSchema": "false", "mode": "PERMISSIVE"}
     names = spark.read.options(**options).csv(path).columns
-    if not names:
-        return spark.createDataFrame([], StructType())
+    _check_names(names, file, key)
     header = spark.read.options(**{**options, "header": "false"}).csv(path).first()
     # Several files: each header is checked, where Spark takes the names as they are (it renames empty and equal ones).
     checkable = header is not None and list(header) == names
@@ -210,7 +210,10 @@ def _text(column: Column, kind: DataType) -> Column:
 
 def _check_names(names: Sequence[str], file: File, key: str) -> None:
     if not names:
-        raise InputError(f"{key}.path: {file.path} is empty; expected a {file.format} file with at least one row")
+        raise InputError(
+            f"{key}.path: {file.path} is empty, or not compressed as its name says; expected a {file.format} file with at "
+            "least one row"
+        )
     if any(not character.isprintable() for name in names for character in name.replace("\t", " ")):
         raise InputError(
             f"{key}.path: {file.path} is not text (format {file.format}): its first line is binary; correct {key}.format, "

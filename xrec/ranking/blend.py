@@ -1,8 +1,9 @@
 """The blend: reciprocal-rank fusion of the sources with weights that the select folds choose.
 
-score(u, i) = sum_s w_s / (c + rank_s(u, i)), over the sources s that propose i to u (Cormack, Clarke and Buettcher 2009, with
-weights); ties by item index. The weights are the point of a grid on the simplex with the highest mean NDCG@10 on the scope's
-cross-category targets of the select folds, over their users with targets; all points are judged in one pass.
+score(u, i) = sum_s w_s / (c + rank_s(u, i)), over the sources s that propose i to u (Cormack, Clarke and Buettcher 2009,
+with weights); ties by item index. Popularity's weight is at least a millionth, so that every user gets a list. The weights
+are the point of a grid on the simplex with the highest mean NDCG@10 on the scope's cross-category targets of the select
+folds, over their users with targets; all points are judged in one pass.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Ranking
-from xrec.generators.popularity import SOURCE as POPULARITY
 from xrec.ranking.eligibility import SCOPES, Scope
 from xrec.ranking.topk import Array, spread
 
 SOURCE = "blend"
 CUT_OFF = 10
 """k of the NDCG that chooses the weights."""
+LEAST_POPULARITY = 1e-6
+"""Popularity's least weight: it breaks ties, and fills the lists of users whom no model knows."""
 
-_SUM_SCHEMA = f"{C.SCOPE} string, point int, ndcg double, {C.NUM_USERS} bigint"
-_SUM_ARROW = pa.schema({C.SCOPE: pa.string(), "point": pa.int32(), "ndcg": pa.float64(), C.NUM_USERS: pa.int64()})
+_SUM_SCHEMA = f"{C.SCOPE} string, point int, {C.NDCG} double, {C.NUM_USERS} bigint"
+_SUM_ARROW = pa.schema({C.SCOPE: pa.string(), "point": pa.int32(), C.NDCG: pa.float64(), C.NUM_USERS: pa.int64()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +68,37 @@ def choose_weights(candidates: DataFrame, targets: DataFrame, ranking: Ranking, 
         Names of the select folds; their users with targets are pooled.
     """
     sources, grid = _grid_of(ranking)
+    applied = _at_least(grid)
     picked = candidates.where(F.col(C.FOLD).isin(*folds) & F.col(C.SOURCE).isin(*sources))
     judged = spread(_user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*folds))), sources), C.USER_IDX)
     constant = ranking.fusion_constant
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            yield _judge_batch(batch, grid, constant)
+            yield _judge_batch(batch, applied, constant)
 
     means = (
         judged.mapInArrow(run, _SUM_SCHEMA)
         .groupBy(C.SCOPE, "point")
-        .agg((F.sum("ndcg") / F.sum(C.NUM_USERS)).alias("ndcg"))
+        .agg((F.sum(C.NDCG) / F.sum(C.NUM_USERS)).alias(C.NDCG))
         .collect()
     )
     return [
-        _choose(scope, {row["point"]: row["ndcg"] for row in means if row[C.SCOPE] == scope}, sources, grid, folds)
+        _choose(scope, {row["point"]: row[C.NDCG] for row in means if row[C.SCOPE] == scope}, sources, grid, folds)
         for scope in SCOPES
     ]
 
 
 def _grid_of(ranking: Ranking) -> tuple[tuple[str, ...], Array]:
     """The sources, popularity first (so that it wins ties), and the grid of their weights."""
-    sources = tuple(sorted(set(ranking.sources) | {POPULARITY}, key=[POPULARITY, *ranking.sources].index))
+    sources = tuple(sorted(set(ranking.sources) | {C.POPULARITY}, key=[C.POPULARITY, *ranking.sources].index))
     return sources, weight_grid(len(sources), float(ranking.weight_step))
+
+
+def _at_least(grid: Array) -> Array:
+    """The grid's weights as they are applied: popularity, the first source, never at 0."""
+    least_S = np.where(np.arange(grid.shape[1]) == 0, LEAST_POPULARITY, 0.0)
+    return np.maximum(grid, least_S)
 
 
 def _choose(
@@ -97,7 +106,7 @@ def _choose(
 ) -> Choice:
     if not means:
         why = f"none ({'no select fold' if not folds else 'no target in ' + ' '.join(folds)})"
-        alone = {source: float(source == POPULARITY) for source in sources}
+        alone = {source: float(source == C.POPULARITY) for source in sources}
         return Choice(scope=scope, weights=alone, selected_on=why)
     # Rounded: Spark adds in arrival order, and the choice must not depend on it.
     best = min(means, key=lambda point: (-round(means[point], 9), point))
@@ -209,8 +218,9 @@ def with_contributions(candidates: DataFrame, choices: Sequence[Choice], ranking
 
 def _vote(source: str, choices: Sequence[Choice], constant: float) -> Column:
     """The vote w / (c + rank), with the row's scope's weight; 0 where the source does not propose the item."""
+    least = LEAST_POPULARITY if source == C.POPULARITY else 0.0
     weight = reduce(
-        lambda column, choice: column.when(F.col(C.SCOPE) == choice.scope, F.lit(choice.weights[source])),
+        lambda column, choice: column.when(F.col(C.SCOPE) == choice.scope, F.lit(max(choice.weights[source], least))),
         choices,
         F.when(F.lit(False), F.lit(0.0)),
     )
@@ -233,9 +243,9 @@ def choice_rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
             C.SCOPE: choice.scope,
             C.SOURCE: source,
             C.WEIGHT: weight,
-            "selected_on": choice.selected_on,
-            "ndcg": choice.ndcg,
-            "ndcg_popularity": choice.ndcg_popularity,
+            C.SELECTED_ON: choice.selected_on,
+            C.NDCG: choice.ndcg,
+            C.NDCG_POPULARITY: choice.ndcg_popularity,
         }
         for choice in choices
         for source, weight in choice.weights.items()
@@ -254,9 +264,9 @@ def read_choices(blend_weights: DataFrame, ranking: Ranking) -> list[Choice]:
             weights={
                 name: row[C.WEIGHT] for name in known for row in rows if (row[C.SCOPE], row[C.SOURCE]) == (scope, name)
             },
-            selected_on=next(row["selected_on"] for row in rows if row[C.SCOPE] == scope),
-            ndcg=next(row["ndcg"] for row in rows if row[C.SCOPE] == scope),
-            ndcg_popularity=next(row["ndcg_popularity"] for row in rows if row[C.SCOPE] == scope),
+            selected_on=next(row[C.SELECTED_ON] for row in rows if row[C.SCOPE] == scope),
+            ndcg=next(row[C.NDCG] for row in rows if row[C.SCOPE] == scope),
+            ndcg_popularity=next(row[C.NDCG_POPULARITY] for row in rows if row[C.SCOPE] == scope),
         )
         for scope in SCOPES
     ]

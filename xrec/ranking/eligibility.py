@@ -17,8 +17,6 @@ Scope = Literal["touched", "home"]
 SCOPES: tuple[Scope, ...] = ("touched", "home")
 """Which of a user's categories are excluded: all that he touched, or his home categories only."""
 
-_NO_INTS = F.array().cast("array<int>")
-
 
 class EligibilityError(ValueError):
     """A list that holds what its user must not get; the message names the user and the item."""
@@ -50,9 +48,10 @@ def users_of(interactions: DataFrame, user_categories: DataFrame, eligible: Data
         *[F.sort_array(F.collect_list(F.when(F.col(scope), F.col(C.CATEGORY_CODE)))).alias(scope) for scope in SCOPES]
     )
     users = seen.join(excluded, C.USER_IDX, how="left")
+    nothing = F.array().cast("array<int>")
     scoped = [
         users.select(
-            F.lit(scope).alias(C.SCOPE), C.USER_IDX, F.coalesce(F.col(scope), _NO_INTS).alias(C.EXCLUDED), C.SEEN
+            F.lit(scope).alias(C.SCOPE), C.USER_IDX, F.coalesce(F.col(scope), nothing).alias(C.EXCLUDED), C.SEEN
         )
         for scope in SCOPES
     ]

@@ -13,6 +13,7 @@ from xrec.config import Ranking
 from xrec.evaluation.folds import Fold
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import Choice, with_contributions
+from xrec.ranking.eligibility import Scope, check_eligible
 from xrec.storage.tables import Tables
 
 
@@ -37,7 +38,28 @@ def lists_of(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking,
             "made by the stage blend: run the stages from candidates on"
         )
     main_source = with_contributions(in_scope, choices, ranking).select(C.USER_IDX, C.ITEM_IDX, C.SOURCE)
-    return blended.join(main_source, [C.USER_IDX, C.ITEM_IDX], how="inner")
+    return blended.join(main_source, [C.USER_IDX, C.ITEM_IDX], how="left")
+
+
+def check_lists(
+    lists: DataFrame, items: DataFrame, interactions: DataFrame, user_categories: DataFrame, *, scope: Scope
+) -> None:
+    """Raise where a list holds what its user must not get, or what no source of the blend proposed.
+
+    Raises
+    ------
+    EligibilityError
+        A seen item, an item of an excluded category, or one that is not recommendable.
+    ListsError
+        The blend was made from other candidates or weights than the tables hold now.
+    """
+    check_eligible(lists, items, interactions, user_categories, scope=scope)
+    orphan = lists.where(F.col(C.SOURCE).isNull()).first()
+    if orphan is not None:
+        raise ListsError(
+            f"table 'candidates': user_idx {orphan[C.USER_IDX]} has the blended item_idx {orphan[C.ITEM_IDX]}, which no source "
+            "with a weight proposes; expected a blend of the candidates and weights at hand: run the stage blend again"
+        )
 
 
 def recommendation_rows(

@@ -10,8 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.generators.popularity import SOURCE as POPULARITY
-from xrec.generators.popularity import num_buyers_of
+from xrec.features.buyers import num_buyers_of
 
 _NUM_NAMED = 2
 _SEQUENCE_SOURCES = ("gru", "transformer")
@@ -57,5 +56,5 @@ def _why() -> Column:
     )
     alike = F.concat(F.lit("Chosen by customers whose history resembles yours"), above_all, F.lit("."))
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
-    by_source = F.when(F.col(C.SOURCE) == POPULARITY, F.concat(F.lit("Popular: "), chose))
+    by_source = F.when(F.col(C.SOURCE) == C.POPULARITY, F.concat(F.lit("Popular: "), chose))
     return by_source.when(F.col(C.SOURCE).isin(*_SEQUENCE_SOURCES), follows).otherwise(alike)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import horovod.torch as hvd
 import torch
@@ -24,6 +25,8 @@ from xrec.sequence.trainer import Trainer
 from xrec.storage.files import absolute
 
 Figures = dict[str, str]
+
+_RANK_PREFIX = re.compile(r"^\[\d+\]<stdout>:", re.MULTILINE)
 
 
 class LaunchError(ValueError):
@@ -93,7 +96,7 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec]) -> list[Progress]:
             start_timeout=sequence.start_timeout,
             use_gloo=True,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            stdout=sys.stdout,
+            stdout=_WithoutRank(sys.stdout),
             stderr=sys.stderr,
             verbose=0,
         )
@@ -103,6 +106,19 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec]) -> list[Progress]:
             f"applications may hold them ({error})"
         ) from None
     return list(answers[0])
+
+
+class _WithoutRank:
+    """A text stream that drops Horovod's ``[0]<stdout>:`` from each line, because only rank 0 prints."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_RANK_PREFIX.sub("", text))
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def run_as_rank(model: str, settings: Settings) -> None:

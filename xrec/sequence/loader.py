@@ -124,7 +124,7 @@ class Shard:
 
 def key_of(*parts: int) -> int:
     """A seed of 63 bits from a few integers, 0 and negative ones included."""
-    return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _batches(blocks: Iterator[Windows], batch_rows: int) -> Iterator[Windows]:

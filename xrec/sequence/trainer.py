@@ -50,6 +50,11 @@ class Trainer:
         self.validation_shards = [Shard.find(spec.export, VALIDATION, index) for index in mine]
         self.batch_rows = self.sequence.batch_rows // self.sequence.num_shards
         self.targets = TargetDistribution.count(self.train_shards, spec.export.vocabulary_size, device)
+        if not self.targets.probabilities.any():
+            raise TrainingError(
+                f"fold {spec.export.fold}: found no event to learn from (sequence.targets: {self.sequence.targets}), expected "
+                "users with at least two events of items in the vocabulary; lower sequence.min_buyers"
+            )
         torch.manual_seed(key_of(self.seed))
         self.model = build_model(model_settings(spec.model, self.sequence, spec.export.vocabulary_size)).to(device)
         self.model.items.start_from(self.targets.probabilities)
@@ -89,7 +94,7 @@ class Trainer:
             self.say(describe_epoch(self.spec, epoch, progress))
             if hvd.rank() == 0:
                 save_epoch(self.spec.checkpoint, self._tensors(), progress)
-        if progress.best != progress.last or not num_steps:
+        if progress.best != progress.last:
             self._restore(progress.best)
         return progress
 
@@ -172,13 +177,10 @@ class Trainer:
         for stream in streams.values():
             assert next(stream, None) is None, "a shard has rows left after the epoch"
         loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
-        if not weight_sum or not math.isfinite(loss_sum):
+        if not math.isfinite(loss_sum):
             raise TrainingError(
-                f"{self.spec.model} {self.spec.export.fold}, epoch {epoch}: the loss is {loss_sum} over {weight_sum} targets; "
-                f"expected finite numbers: lower sequence.learning_rate ({self.sequence.learning_rate})"
-                if weight_sum
-                else f"fold {self.spec.export.fold}: found no event to learn from (sequence.targets: {self.sequence.targets}), "
-                "expected users with at least two events of items in the vocabulary; lower sequence.min_buyers"
+                f"{self.spec.model} {self.spec.export.fold}, epoch {epoch}: the loss is {loss_sum}, expected a finite number; "
+                f"lower sequence.learning_rate ({self.sequence.learning_rate})"
             )
         return float(loss_sum / weight_sum)
 

@@ -1,0 +1,159 @@
+"""Exported windows with a known answer, written without Spark, for the tests of the sequence models.
+
+Items come in pairs (2n - 1, 2n): whoever takes the first takes the second next. Which pair comes is random, with strongly
+unequal odds, so popularity alone knows little of a pair's second half.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from deltalake import write_deltalake
+
+from xrec import columns as C
+from xrec.config import Settings, load_settings
+from xrec.features.sequence_files import TRAIN, VALIDATION, Export, window_fields, write_exports
+from xrec.sequence.spec import TrainingSpec
+
+NUM_PAIRS = 30
+VOCABULARY = 2 * NUM_PAIRS
+FOLD = "test-2020-01-01"
+
+
+def settings_at(root: Path, **sequence: Any) -> Settings:
+    """Small and quick settings; the file ``settings.yaml`` holds them for processes."""
+    values = {
+        "storage": {"root": str(root)},
+        "log": {"file": {"path": "x", "format": "csv"}, "columns": {"user_id": "u", "item_id": "i", "event_ts": "t"}},
+        "catalogue": {"category": "c"},
+        "sequence": {
+            "length": 9,
+            "num_shards": 4,
+            "batch_rows": 32,
+            "dim": 16,
+            "num_negatives": 60,
+            "epochs": 8,
+            "learning_rate": 0.03,
+            "dropout": 0.1,
+            "threads": 1,
+            "patience": 20,
+            **sequence,
+        },
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "settings.yaml").write_text(yaml.safe_dump(values))
+    return load_settings([root / "settings.yaml"])
+
+
+def write_world(
+    root: Path,
+    settings: Settings,
+    *,
+    num_users: int = 400,
+    seed: int = 0,
+    shuffled: bool = False,
+    target_weight: float = 1.0,
+) -> Export:
+    """Write the tables ``sequences`` and ``vocabulary`` and the contract; a user has two windows, of ten and fewer events.
+
+    ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity.
+    """
+    length, num_shards = settings.sequence.length, settings.sequence.num_shards
+    generator = np.random.default_rng(seed)
+    odds = 1 / np.arange(1, NUM_PAIRS + 1)
+    columns: dict[str, list[Any]] = {field.name: [] for field in window_fields(length)} | {C.SPLIT: [], C.SHARD: []}
+    for user in range(num_users):
+        for window in range(2):
+            # The newest window ends with the second half of a pair, so the known answer is what validation asks for.
+            num_events = length + 1 if window == 0 else 2 * int(generator.integers(1, length // 2 + 1))
+            pairs = generator.choice(NUM_PAIRS, size=length, p=odds / odds.sum())
+            events = np.stack([2 * pairs + 1, 2 * pairs + 2], axis=1).ravel()[:num_events]
+            tokens = np.concatenate([np.zeros(length + 1 - num_events), events]).astype(np.int32)
+            weights = target_weight * (tokens > 0).astype(np.float32)
+            weights[length + 1 - num_events] = 0
+            _append(columns, user, window, tokens, weights, 1.0)
+            columns[C.SPLIT].append(VALIDATION if user % 5 == 4 else TRAIN)
+            columns[C.SHARD].append(user % num_shards)
+    if shuffled:
+        _shuffle(columns[C.TOKENS], generator)
+    rows = _pad(columns, length, num_shards)
+    schema = pa.schema(
+        [
+            (C.USER_IDX, pa.int32()),
+            (C.WINDOW, pa.int32()),
+            (C.TOKENS, pa.list_(pa.int32())),
+            (C.TOKEN_WEIGHTS, pa.list_(pa.float32())),
+            (C.ROW_WEIGHT, pa.float32()),
+            (C.SPLIT, pa.string()),
+            (C.SHARD, pa.int32()),
+            (C.FOLD, pa.string()),
+        ]
+    )
+    columns[C.FOLD] = [FOLD] * len(columns[C.SHARD])
+    write_deltalake(
+        str(root / "sequences"),
+        pa.table(columns, schema=schema),
+        mode="overwrite",
+        partition_by=[C.FOLD, C.SPLIT, C.SHARD],
+    )
+    vocabulary = {
+        C.FOLD: [FOLD] * VOCABULARY,
+        C.TOKEN: pa.array(range(1, VOCABULARY + 1), pa.int32()),
+        C.ITEM_IDX: pa.array(range(1000, 1000 + VOCABULARY), pa.int32()),
+    }
+    write_deltalake(str(root / "vocabulary"), pa.table(vocabulary), mode="overwrite", partition_by=[C.FOLD])
+    export = Export(
+        fold=FOLD,
+        table=str(root / "sequences"),
+        version=0,
+        vocabulary_table=str(root / "vocabulary"),
+        vocabulary_version=0,
+        vocabulary_size=VOCABULARY,
+        length=length,
+        num_shards=num_shards,
+        rows=rows,
+        fields=window_fields(length),
+    )
+    write_exports(settings.storage.artifacts_root, [export])
+    return export
+
+
+def spec_of(model: str, settings: Settings) -> TrainingSpec:
+    """The training of the world's one fold."""
+    return TrainingSpec.find(model, FOLD, settings)
+
+
+def _append(
+    columns: dict[str, list[Any]], user: int, window: int, tokens: Any, weights: Any, row_weight: float
+) -> None:
+    columns[C.USER_IDX].append(user)
+    columns[C.WINDOW].append(window)
+    columns[C.TOKENS].append(tokens)
+    columns[C.TOKEN_WEIGHTS].append(weights)
+    columns[C.ROW_WEIGHT].append(row_weight)
+
+
+def _shuffle(tokens: list[Any], generator: np.random.Generator) -> None:
+    stacked = np.stack(tokens)
+    stacked[stacked > 0] = generator.permutation(stacked[stacked > 0])
+    tokens[:] = list(stacked)
+
+
+def _pad(columns: dict[str, list[Any]], length: int, num_shards: int) -> dict[str, int]:
+    """Add rows of weight 0 until all shards of a split are equal; gives the rows of a shard by split."""
+    placed = list(zip(columns[C.SPLIT], columns[C.SHARD], strict=True))
+    most = {split: max(placed.count((split, shard)) for shard in range(num_shards)) for split in (TRAIN, VALIDATION)}
+    added = 0
+    for split, num_rows in most.items():
+        for shard in range(num_shards):
+            for _ in range(num_rows - placed.count((split, shard))):
+                added += 1
+                zeros = np.zeros(length + 1)
+                _append(columns, -added, 0, zeros.astype(np.int32), zeros.astype(np.float32), 0.0)
+                columns[C.SPLIT].append(split)
+                columns[C.SHARD].append(shard)
+    return most

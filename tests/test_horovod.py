@@ -1,0 +1,158 @@
+"""Real Horovod processes, by both launchers: the same loss curve as one process, resuming after a kill, clear errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from sequence_world import FOLD, VOCABULARY, settings_at, spec_of, write_world
+from xrec import columns as C
+from xrec.features.sequence_files import read_staged
+from xrec.features.staged_vectors import find_staged, read_vectors
+from xrec.sequence.checkpoint import load_progress
+from xrec.sequence.launch import LaunchError, _run_in_tasks, train_all
+from xrec.storage.files import read_json, write_json
+
+pytestmark = [pytest.mark.torch, pytest.mark.horovod]
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS = 3
+
+
+def job(model: str, root: Path, *overrides: str) -> list[str]:
+    command = [sys.executable, str(ROOT / "jobs" / f"train_{model}.py"), "--config", str(root / "settings.yaml")]
+    for override in ("sequence.launcher=horovodrun", *overrides):
+        command += ["--set", override]
+    return command
+
+
+def losses(progress: Any) -> list[float]:
+    return [epoch.loss for epoch in progress.epochs]
+
+
+def train_here(model: str, root: Path) -> Any:
+    """The same world and settings in this one process."""
+    settings = settings_at(root, epochs=EPOCHS)
+    write_world(root, settings)
+    return settings, train_all([spec_of(model, settings)])[0]
+
+
+def staged_vectors(settings: Any, model: str) -> dict[tuple[str, int], list[float]]:
+    folder, staged = find_staged(settings, FOLD, model)
+    rows = [row for name in staged.parts for row in pq.read_table(f"{folder}/{name}").to_pylist()]
+    vectors = {(row[C.KIND], row[C.IDX]): row[C.VECTOR] for row in rows}
+    assert len(vectors) == len(rows) == staged.users + staged.items
+    return vectors
+
+
+def assert_same_training(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(losses(found), losses(expected), rtol=1e-4)
+    assert [epoch.ndcg for epoch in found.epochs] == pytest.approx([epoch.ndcg for epoch in expected.epochs], abs=0.01)
+
+
+def test_two_processes_of_horovodrun_take_the_steps_of_one(tmp_path: Path) -> None:
+    one, expected = train_here("gru", tmp_path / "one")
+    two = settings_at(tmp_path / "two", epochs=EPOCHS)
+    write_world(tmp_path / "two", two)
+    horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2"]
+    ran = subprocess.run(
+        [*horovodrun, *job("gru", tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "JAVA_HOME": "/nowhere"},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    spec = spec_of("gru", two)
+    assert_same_training(load_progress(spec.checkpoint), expected)
+    assert ran.stdout.count(f"gru {FOLD}: epoch 1/{EPOCHS}, loss") == 1, "one line an epoch, by rank 0"
+    assert set(read_staged(spec.staging, "gru").parts) == {"part-0.parquet", "part-1.parquet"}
+    from_one, from_two = staged_vectors(one, "gru"), staged_vectors(two, "gru")
+    assert set(from_one) == set(from_two)
+    for key, vector in from_one.items():
+        np.testing.assert_allclose(from_two[key], vector, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.spark
+def test_two_processes_of_spark_take_the_steps_of_one(
+    spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, expected = train_here("transformer", tmp_path / "one")
+    two = settings_at(tmp_path / "two", epochs=EPOCHS)
+    write_world(tmp_path / "two", two)
+    capfd.readouterr()
+    progress = _run_in_tasks(spark, [spec_of("transformer", two)])[0]
+    assert_same_training(progress, expected)
+    lines = [line for line in capfd.readouterr().out.splitlines() if "epoch" in line]
+    assert [line.split(",")[0] for line in lines] == [
+        f"transformer {FOLD}: epoch {number}/{EPOCHS}" for number in range(1, EPOCHS + 1)
+    ]
+    rows = read_vectors(spark, *find_staged(two, FOLD, "transformer"))
+    assert {tuple(row) for row in rows.groupBy(C.KIND).count().collect()} == {("user", 400), ("item", VOCABULARY)}
+
+
+@pytest.mark.spark
+def test_missing_slots_are_named_at_once(spark: SparkSession, tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, num_processes=4)
+    write_world(tmp_path, settings, num_users=20)
+    with pytest.raises(LaunchError, match=r"Spark has 2 task slots: sequence.num_processes=4 need"):
+        _run_in_tasks(spark, [spec_of("gru", settings)])
+
+
+def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, epochs=25)
+    write_world(tmp_path, settings)
+    spec = spec_of("transformer", settings)
+    running = subprocess.Popen(job("transformer", tmp_path), stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            progress = load_progress(spec.checkpoint)
+            if (progress and progress.last >= 2) or running.poll() is not None:
+                break
+            time.sleep(0.05)
+    finally:
+        running.kill()
+        running.wait()
+    killed = load_progress(spec.checkpoint)
+    assert killed is not None
+    assert 2 <= killed.last < 25, "it was killed midway"
+    assert not killed.closed
+    ran = subprocess.run(job("transformer", tmp_path), capture_output=True, text=True, check=True, timeout=300)
+    assert f"transformer {FOLD}: resuming after epoch {killed.last}" in ran.stdout
+    resumed = load_progress(spec.checkpoint)
+    assert resumed is not None
+    assert resumed.closed
+    assert losses(resumed)[: killed.last] == losses(killed)
+    undisturbed = train_all([spec])[0]
+    np.testing.assert_allclose(losses(resumed), losses(undisturbed), rtol=1e-3)
+
+
+def test_an_unfinished_training_of_other_settings_is_not_resumed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = train_here("gru", tmp_path)
+    location = f"{spec_of('gru', settings).checkpoint}/progress.json"
+    write_json(location, {**read_json(location), "closed": False, "done": False})
+    capfd.readouterr()
+    other = settings_at(tmp_path, epochs=EPOCHS, learning_rate=0.001)
+    progress = train_all([spec_of("gru", other)])[0]
+    assert "starting afresh" in capfd.readouterr().out
+    assert progress.last == EPOCHS
+
+
+def test_a_rank_names_what_is_missing_and_exits_with_2(tmp_path: Path) -> None:
+    settings_at(tmp_path)
+    ran = subprocess.run(job("gru", tmp_path), capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 2
+    assert "exports.json: no such file; run the stage export_sequences" in ran.stderr
+    assert "Traceback" not in ran.stderr

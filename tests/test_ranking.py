@@ -1,0 +1,355 @@
+"""Blend, reasons and lists: the blend against a naive version, and the contract of the recommendations."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import runpy
+from collections import defaultdict
+from datetime import date, datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from xrec.config import Ranking, Settings, load_settings
+from xrec.ranking.blend import (
+    LEAST_POPULARITY,
+    Choice,
+    blend,
+    choice_rows,
+    choose_weights,
+    describe_choices,
+    read_choices,
+    weight_grid,
+)
+from xrec.ranking.eligibility import EligibilityError
+from xrec.ranking.lists import ListsError, check_lists
+from xrec.runs.stage import StageContext, new_run_id
+from xrec.schemas import TABLES
+from xrec.storage.tables import Tables, rows_from
+
+pytestmark = pytest.mark.spark
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+SOURCES = ("als", "popularity", "gru")
+RANKING = Ranking(sources=SOURCES, weight_step="0.25", fusion_constant=20.0)
+CANDIDATES = TABLES["candidates"].columns
+TARGETS = TABLES["targets"].columns
+NUM_USERS, NUM_ITEMS = 23, 61
+
+Proposals = dict[tuple[str, str, int], dict[str, dict[int, int]]]
+"""Of a (fold, scope, user): each source's items with their ranks."""
+
+
+def random_proposals(seed: int) -> Proposals:
+    drawn = random.Random(seed)
+    proposals: Proposals = {}
+    for fold, scope, user in itertools.product(
+        ("select-1", "select-2", "test-3"), ("touched", "home"), range(NUM_USERS)
+    ):
+        sources = SOURCES if user % 7 else ("popularity",)
+        proposals[fold, scope, user] = {
+            source: {item: n for n, item in enumerate(drawn.sample(range(NUM_ITEMS), drawn.randint(3, 25)), start=1)}
+            for source in sources
+        }
+    return proposals
+
+
+def random_targets(seed: int) -> list[tuple[str, int, int, str, bool, bool]]:
+    drawn = random.Random(seed)
+    rows = []
+    for fold, user in itertools.product(("select-1", "select-2", "test-3"), range(NUM_USERS)):
+        if user % 5 == 0:
+            continue
+        for item in drawn.sample(range(NUM_ITEMS), drawn.randint(1, 14)):
+            is_touched = drawn.random() < 0.6
+            rows.append((fold, user, item, "c", is_touched, not is_touched or drawn.random() < 0.5))
+    return rows
+
+
+def candidate_frame(spark: SparkSession, proposals: Proposals) -> DataFrame:
+    rows = [
+        (fold, source, scope, user, item, 1.0 / rank, rank)
+        for (fold, scope, user), of_source in proposals.items()
+        for source, ranks in of_source.items()
+        for item, rank in ranks.items()
+    ]
+    return spark.createDataFrame(rows, CANDIDATES)
+
+
+def naive_list(of_source: dict[str, dict[int, int]], weights: dict[str, float]) -> list[tuple[int, float]]:
+    scores: dict[int, float] = defaultdict(float)
+    for source in ("popularity", "als", "gru"):
+        weight = max(weights[source], LEAST_POPULARITY if source == "popularity" else 0.0)
+        for item, rank in of_source.get(source, {}).items():
+            scores[item] += weight / (20.0 + rank)
+    kept = {item: float(np.float32(score)) for item, score in scores.items() if score > 0}
+    return sorted(kept.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def naive_ndcg(proposals: Proposals, targets: list[tuple], scope: str, weights: dict[str, float]) -> float:
+    wanted = defaultdict(set)
+    for fold, user, item, _, is_touched, is_home in targets:
+        if fold != "test-3" and (is_touched if scope == "touched" else is_home):
+            wanted[fold, user].add(item)
+    values = []
+    for (fold, user), items in wanted.items():
+        top = [item for item, _ in naive_list(proposals[fold, scope, user], weights)[:10]]
+        found = sum(1 / np.log2(place + 2) for place, item in enumerate(top) if item in items)
+        values.append(found / sum(1 / np.log2(place + 2) for place in range(min(10, len(items)))))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize(("num_sources", "step", "points"), [(1, 0.5, 1), (2, 0.1, 11), (3, 0.25, 15), (4, 0.1, 286)])
+def test_the_grid_holds_every_weight_once(num_sources: int, step: float, points: int) -> None:
+    grid = weight_grid(num_sources, step)
+    assert grid.shape == (points, num_sources)
+    assert len({tuple(point) for point in grid}) == points
+    np.testing.assert_allclose(grid.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(np.round(grid / step), grid / step) if step != 0.1 else None
+    assert grid[0].tolist() == [1.0] + [0.0] * (num_sources - 1)
+
+
+def test_the_weights_are_the_best_of_the_grid_on_the_select_folds(spark: SparkSession) -> None:
+    proposals, targets = random_proposals(1), random_targets(2)
+    choices = choose_weights(
+        candidate_frame(spark, proposals), spark.createDataFrame(targets, TARGETS), RANKING, ["select-1", "select-2"]
+    )
+    grid = [dict(zip(("popularity", "als", "gru"), point, strict=True)) for point in weight_grid(3, 0.25)]
+    assert [choice.scope for choice in choices] == ["touched", "home"]
+    for choice in choices:
+        values = [naive_ndcg(proposals, targets, choice.scope, weights) for weights in grid]
+        assert len({round(value, 6) for value in values}) > 5  # the weights matter in this world
+        assert choice.ndcg == pytest.approx(max(values))
+        assert choice.ndcg_popularity == pytest.approx(values[0])
+        assert choice.weights == grid[int(np.argmax(values))]
+        assert choice.selected_on == "select-1 select-2"
+
+
+@pytest.mark.parametrize(("folds", "why"), [([], "no select fold"), (["select-0"], "no target in select-0")])
+def test_without_evidence_popularity_serves_alone_and_it_is_said(
+    spark: SparkSession, folds: list[str], why: str
+) -> None:
+    choices = choose_weights(
+        candidate_frame(spark, random_proposals(1)), spark.createDataFrame(random_targets(2), TARGETS), RANKING, folds
+    )
+    for choice in choices:
+        assert choice.weights == {"popularity": 1.0, "als": 0.0, "gru": 0.0}
+        assert (choice.ndcg, choice.selected_on) == (None, f"none ({why})")
+    assert describe_choices(choices)["blend_home"] == f"popularity 1 (chosen on: none ({why}))"
+
+
+CHOICES = [
+    Choice(scope="touched", weights={"popularity": 0.25, "als": 0.75, "gru": 0.0}, selected_on="select-1", ndcg=0.2),
+    Choice(scope="home", weights={"popularity": 0.0, "als": 0.5, "gru": 0.5}, selected_on="select-1", ndcg=0.1),
+]
+
+
+def test_blended_lists_equal_a_naive_version(spark: SparkSession) -> None:
+    proposals = random_proposals(3)
+    rows = blend(candidate_frame(spark, proposals), CHOICES, RANKING, k=15).collect()
+    found = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["rank"]):
+        found[row["fold"], row["scope"], row["user_idx"]].append((row["item_idx"], row["score"]))
+        assert row["rank"] == len(found[row["fold"], row["scope"], row["user_idx"]])
+        assert row["source"] == "blend"
+    weights = {choice.scope: dict(choice.weights) for choice in CHOICES}
+    expected = {key: naive_list(of_source, weights[key[1]])[:15] for key, of_source in proposals.items()}
+    assert found == expected
+    assert all(expected.values())  # a user whom only popularity knows has a list where its weight is 0
+
+
+def test_choices_survive_their_table(spark: SparkSession) -> None:
+    rows = rows_from(spark, "blend_weights", choice_rows(CHOICES))
+    assert read_choices(rows.orderBy(F.desc("source")), RANKING) == CHOICES
+
+
+# --- the lists that go out --------------------------------------------------------------------------------------------
+
+FOLD = "test-2024-03-01"
+CATEGORY_OF = {0: "tents", 1: "tents", 2: "stoves", 3: "stoves", 4: "lamps", 5: "fuel", 6: "maps"}
+
+
+def settings_at(folder: Path, *overrides: str) -> Settings:
+    config = folder / "c.yaml"
+    config.write_text(
+        "log: {file: {path: x, format: csv}, columns: {user_id: u, item_id: i, event_ts: t}}\n"
+        "catalogue: {category: [c]}\n"
+        f"storage: {{root: {folder / 'warehouse'}}}\n"
+        "folds: {as_of: '2024-03-01', horizon: P20D, num_select: 0}\n"
+        "ranking: {sources: [popularity, als], top_k: 3}\n"
+    )
+    return load_settings([config], overrides)
+
+
+def write_facts(spark: SparkSession, tables: Tables) -> None:
+    """Users 0 and 1: the first had tents (home) and stoves (touched), the second had fuel (home) and tents (touched)."""
+
+    def frame(name: str, rows: list[tuple]) -> DataFrame:
+        return spark.createDataFrame(rows, TABLES[name].columns)
+
+    times = [datetime(2024, 1, 1, tzinfo=timezone.utc), datetime(2024, 3, 15, tzinfo=timezone.utc)]
+    events = [(f"e{n}", "u0", "i0", "purchase", time, 1.0, 1.0, "full") for n, time in enumerate(times)]
+    tables.write("events", frame("events", events), delivery_id="full")
+    items = [(f"i{n}", n, name, [name], None, True, name != "fuel") for n, name in CATEGORY_OF.items()]
+    tables.write("items", frame("items", items))
+    tables.write("users", frame("users", [("u0", 0), ("u1", 1)]))
+    mixes = [
+        (FOLD, 0, "tents", 5.0, True, True),
+        (FOLD, 0, "stoves", 1.0, True, False),
+        (FOLD, 1, "fuel", 5.0, True, True),
+        (FOLD, 1, "tents", 1.0, True, False),
+    ]
+    tables.write("user_categories", frame("user_categories", mixes), fold=FOLD)
+    had = [(FOLD, 0, 0, 5.0, 5, times[0], True), (FOLD, 0, 2, 1.0, 1, times[0], True)]
+    had += [(FOLD, 1, 5, 5.0, 5, times[0], True), (FOLD, 1, 1, 1.0, 1, times[0], True)]
+    had += [(FOLD, user, 4, 1.0, 1, times[0], True) for user in range(2, 1236)]
+    tables.write("interactions", frame("interactions", had), fold=FOLD)
+    targets = frame("targets", [(FOLD, 0, 4, "lamps", True, True)])
+    tables.write("targets", targets, fold=FOLD)
+
+
+PROPOSED = {
+    "popularity": {("touched", 0): [4, 6], ("home", 0): [3, 4, 6], ("touched", 1): [2, 4], ("home", 1): [0, 2]},
+    "als": {("touched", 0): [6, 4], ("home", 0): [6, 3], ("touched", 1): [3, 6], ("home", 1): [0, 3]},
+}
+
+
+def write_candidates(spark: SparkSession, tables: Tables, source: str, lists: dict[tuple[str, int], list[int]]) -> None:
+    rows = [
+        (FOLD, source, scope, user, item, 1.0 / rank, rank)
+        for (scope, user), items in lists.items()
+        for rank, item in enumerate(items, start=1)
+    ]
+    tables.write("candidates", spark.createDataFrame(rows, CANDIDATES), fold=FOLD, source=source)
+
+
+def run_job(name: str, spark: SparkSession, settings: Settings) -> tuple[dict[str, str], StageContext, list[str]]:
+    said: list[str] = []
+    context = StageContext(spark=spark, settings=settings, run_id=new_run_id(settings), say=said.append)
+    run = runpy.run_path(str(JOBS / f"{name}.py"))["run"]
+    return run(context), context, said
+
+
+@pytest.fixture(scope="module")
+def warehouse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Facts, candidates and blended lists of one fold, the weights half and half."""
+    folder = tmp_path_factory.mktemp("ranking")
+    tables = Tables(spark, settings_at(folder).storage)
+    write_facts(spark, tables)
+    for source, lists in PROPOSED.items():
+        write_candidates(spark, tables, source, lists)
+    _, _, said = run_job("blend", spark, settings_at(folder))
+    assert any("popularity 1 (chosen on: none (no select fold))" in line for line in said)
+    halves = [
+        Choice(scope=scope, weights={"popularity": 0.5, "als": 0.5}, selected_on="x") for scope in ("touched", "home")
+    ]
+    tables.write("blend_weights", rows_from(spark, "blend_weights", choice_rows(halves)))
+    write_candidates(spark, tables, "blend", {key: [*items] for key, items in PROPOSED["als"].items()})
+    return folder
+
+
+def recommended(context: StageContext, version: int | None = None) -> dict[tuple[date, str, int], Row]:
+    rows = Tables(context.spark, context.settings.storage).read("recommendations", version=version).collect()
+    return {(row["run_date"], row["user_id"], row["rank"]): row for row in rows}
+
+
+@pytest.mark.delta
+def test_recommendations_keep_their_contract(spark: SparkSession, warehouse: Path) -> None:
+    figures, context, _ = run_job("recommend", spark, settings_at(warehouse))
+    rows = recommended(context)
+    day = date(2024, 3, 1)
+    assert {key: row["item_id"] for key, row in rows.items()} == {
+        (day, "u0", 1): "i6",
+        (day, "u0", 2): "i4",
+        (day, "u1", 1): "i3",
+        (day, "u1", 2): "i6",
+    }
+    assert figures["run_date"] == "2024-03-01"
+    assert (figures["users"], figures["rows"]) == ("2", "4")
+    for row in rows.values():
+        assert row["category"] == CATEGORY_OF[int(row["item_id"][1:])]
+        assert row["data_version"] == context.tables.version("events")
+        assert row["model_version"] == f"blend@{context.tables.version('blend_weights')}"
+        assert row["fold"] == FOLD
+        assert "candidates@" in row["versions"]
+    # Rank 1 by als and 2 by popularity: als contributed most; both proposed i4 to u0, popularity first.
+    assert rows[day, "u0", 1]["source"] == "als"
+    assert rows[day, "u0", 2]["source"] == "popularity"
+    assert rows[day, "u0", 1]["reason"] == (
+        "New for you: maps. Chosen by customers whose history resembles yours (above all tents)."
+    )
+    assert rows[day, "u0", 2]["reason"] == "New for you: lamps. Popular: 1,234 customers chose it."
+    # The heaviest category of u1 is fuel: not merchandise, so it is not named.
+    assert rows[day, "u1", 1]["reason"] == "New for you: stoves. Chosen by customers whose history resembles yours."
+
+
+@pytest.mark.delta
+def test_the_home_scope_does_not_call_a_touched_category_new(spark: SparkSession, warehouse: Path) -> None:
+    _, context, _ = run_job("recommend", spark, settings_at(warehouse, "ranking.scope=home"))
+    reasons = {row["item_id"]: row["reason"] for (_, user, _), row in recommended(context).items() if user == "u0"}
+    assert reasons["i3"].startswith("Beyond your usual categories: stoves. ")
+    assert reasons["i6"].startswith("New for you: maps. ")
+
+
+@pytest.mark.delta
+def test_a_rerun_replaces_its_date_only_and_the_old_version_stays_readable(
+    spark: SparkSession, warehouse: Path
+) -> None:
+    _, context, _ = run_job("recommend", spark, settings_at(warehouse))
+    tables = Tables(spark, context.settings.storage)
+    before = tables.version("recommendations")
+    yesterday = tables.read("recommendations").drop("versions").withColumn("run_date", F.lit(date(2024, 2, 29)))
+    tables.write("recommendations", yesterday, run_date="2024-02-29")
+    _, context, _ = run_job("recommend", spark, settings_at(warehouse, "ranking.top_k=1"))
+    rows = recommended(context)
+    assert sorted((str(day), rank) for day, user, rank in rows if user == "u0") == [
+        ("2024-02-29", 1),
+        ("2024-02-29", 2),
+        ("2024-03-01", 1),
+    ]
+    old = recommended(context, version=before)
+    assert sorted(rank for _, user, rank in old if user == "u0") == [1, 2]
+
+
+LISTS = "user_idx int, item_idx int, score float, rank int, source string"
+
+
+@pytest.mark.delta
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((0, 2, 1.0, 1, "als"), "user_idx 0 got item_idx 2 of category 'stoves' .already had it"),
+        ((0, 3, 1.0, 1, "als"), "user_idx 0 got item_idx 3 of category 'stoves' .touched category"),
+        ((0, 5, 1.0, 1, "als"), "user_idx 0 got item_idx 5 of category 'fuel' .never recommended"),
+        ((0, 99, 1.0, 1, "als"), "user_idx 0 got item_idx 99 of category 'None' .never recommended"),
+        ((0, 6, 1.0, 1, None), "user_idx 0 has the blended item_idx 6, which no source with a weight proposes"),
+    ],
+)
+def test_what_is_forbidden_is_found(spark: SparkSession, warehouse: Path, row: tuple, message: str) -> None:
+    tables = Tables(spark, settings_at(warehouse).storage)
+    facts = [tables.read("items"), tables.read("interactions"), tables.read("user_categories")]
+    good = [(0, 4, 1.0, 1, "als"), (1, 3, 1.0, 1, "popularity")]
+    check_lists(spark.createDataFrame(good, LISTS), *facts, scope="touched")
+    with pytest.raises((EligibilityError, ListsError), match=message):
+        check_lists(spark.createDataFrame([*good, row], LISTS), *facts, scope="touched")
+
+
+@pytest.mark.delta
+def test_what_is_forbidden_never_leaves(spark: SparkSession, warehouse: Path) -> None:
+    """A candidate that the contract forbids is put into the table: the job writes nothing."""
+    settings = settings_at(warehouse)
+    tables = Tables(spark, settings.storage)
+    run_job("recommend", spark, settings)
+    before = tables.version("recommendations")
+    write_candidates(spark, tables, "blend", {("touched", 0): [6, 2]})
+    with pytest.raises(EligibilityError, match="already had it"):
+        run_job("recommend", spark, settings)
+    write_candidates(spark, tables, "blend", {("home", 0): [6]})
+    with pytest.raises(ListsError, match=f"found no rows of source 'blend' in fold '{FOLD}', scope 'touched'"):
+        run_job("recommend", spark, settings)
+    write_candidates(spark, tables, "blend", PROPOSED["als"])
+    assert tables.version("recommendations") == before
