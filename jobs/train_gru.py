@@ -4,7 +4,7 @@
 horovodrun -np 2 python jobs/train_gru.py --set sequence.launcher=horovodrun     (GPU hosts, no Spark)
 """
 
-from xrec.sequence.launch import main
+from xrec.runs.training import main
 
 if __name__ == "__main__":
     main("gru")

@@ -6,7 +6,6 @@ epoch. Without Spark (GPU hosts) the folds and table versions come from the file
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from typing import Any, TextIO
 import horovod.torch as hvd
 import torch
 
-from xrec.config import Settings, add_arguments, load_settings
+from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
 from xrec.sequence.checkpoint import Progress
 from xrec.sequence.encode import encode_all
@@ -129,25 +128,6 @@ def run_as_rank(model: str, settings: Settings) -> None:
     if os.environ.get("HOROVOD_RANK", "0") == "0":
         for figure, value in describe_training(specs, progresses).items():
             print(f"    {figure}: {value}", flush=True)
-
-
-def main(model: str) -> None:
-    """The command line of ``jobs/train_<model>.py`` under both launchers."""
-    parser = argparse.ArgumentParser(prog=f"jobs/train_{model}.py", description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--run-id", metavar="ID", help="name of the run in the ledger (default: a new one)")
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    try:
-        settings = load_settings(arguments.config, arguments.overrides)
-        if settings.sequence.launcher == "horovodrun":
-            run_as_rank(model, settings)
-            return
-    except ValueError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(2)
-    from xrec.runs import stage  # noqa: PLC0415 - it imports pyspark, which a rank on a GPU host does not have
-
-    stage.main(f"train_{model}", lambda context: train_under_spark(context, model))
 
 
 def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progress]) -> Figures:
