@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 15.0
-_LOG_WIDTH = 132
+_LOG_WIDTH = 140
 
 
 def build_console() -> Console:

@@ -19,6 +19,8 @@ from xrec.storage.tables import Tables, read_table_version
 
 _NUM_CUSTOMERS = 5
 _ITEMS_A_CUSTOMER = 5
+_HEADLINE = "ndcg"
+_OTHERS = ("hr", "recall", "precision", "coverage")
 _ROW_FIGURES = ("rows_read", "rows_clean", "rows_quarantined", "rows_duplicate")
 
 
@@ -78,22 +80,24 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
 
 def _print_models(console: Console, context: StageContext, run_id: str) -> None:
     metrics = context.tables.read("metrics", run_id=run_id).orderBy(C.SLICE, C.METRIC, C.K, C.MODEL).collect()
-    for scope in sorted({row[C.SLICE] for row in metrics}):
+    for scope in sorted({row[C.SLICE] for row in metrics}, reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]
-        cut_offs = sorted({row[C.K] for row in rows})
-        columns = [(metric, k) for metric in ("ndcg", "hr", "recall", "precision", "coverage") for k in cut_offs]
-        users = max((row[C.NUM_USERS] for row in rows), default=0)
-        title = f"outside {scope} categories, fold {rows[0][C.FOLD]}: {users:,} users with targets"
-        grid = Grid(
-            "model", f"ndcg@{cut_offs[0]} [interval]", "against popularity", *[f"{m}@{k}" for m, k in columns[1:]]
-        )
-        grid.title = title
+        k = min(row[C.K] for row in rows)
+        users = max((row[C.NUM_USERS] for row in rows if row[C.METRIC] == _HEADLINE), default=0)
+        grid = Grid(title=f"outside {scope} categories, fold {rows[0][C.FOLD]}: {users:,} users with targets")
+        for title in (
+            "model",
+            f"{_HEADLINE}@{k} [interval]",
+            "against popularity",
+            *[f"{name}@{k}" for name in _OTHERS],
+        ):
+            grid.add_column(title, no_wrap=True)
         for model in sorted({row[C.MODEL] for row in rows}):
-            found = {(row[C.METRIC], row[C.K]): row for row in rows if row[C.MODEL] == model}
-            head = found.get(columns[0])
-            rest = [f"{found[column][C.VALUE]:.4f}" if column in found else "-" for column in columns[1:]]
-            grid.add_row(model, *_headline(head), *rest)
+            found = {row[C.METRIC]: row for row in rows if row[C.MODEL] == model and row[C.K] == k}
+            others = [f"{found[name][C.VALUE]:.4f}" if name in found else "-" for name in _OTHERS]
+            grid.add_row(model, *_headline(found.get(_HEADLINE)), *others)
         console.print(grid)
+    console.print("the table metrics has every cut-off and interval")
 
 
 def _headline(head: Row | None) -> tuple[str, str]:
@@ -147,11 +151,12 @@ def _mixes(tables: Tables, fold: str, user_ids: Sequence[str]) -> DataFrame:
 
 
 def _print_places(console: Console, context: StageContext) -> None:
-    grid = Grid("table", "version", "one row is", "where", title="tables")
+    storage = context.settings.storage
+    grid = Grid("table", "version", "one row is", title=f"tables in {storage.catalog or storage.tables_root}")
     for name, table in TABLES.items():
         version = read_table_version(context.tables, name)
         if version is not None:
-            grid.add_row(name, str(version), table.row, context.tables.location(name))
+            grid.add_row(name, str(version), table.row)
     console.print(grid)
 
 
