@@ -27,7 +27,7 @@ def run(context: StageContext) -> Figures:
     sizes = check_vocabulary(vocabulary, folds, sequence)
     events = tables.read("training_events").where(F.col(C.FOLD).isin(folds))
     tables.write("sequences", build_windows(events, vocabulary, sequence, seed=context.settings.seed), fold=folds)
-    exports = describe_exports(tables, sizes, sequence)
+    exports = describe_exports(tables, sizes, context.settings)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
     main_export = next(export for export in exports if export.fold == context.main_fold.name)
     return {

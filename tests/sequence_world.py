@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 
 from xrec import columns as C
 from xrec.config import Settings, load_settings
-from xrec.features.sequence_files import TRAIN, VALIDATION, Export, window_fields, write_exports
+from xrec.features.sequence_files import TRAIN, VALIDATION, Export, export_settings, window_fields, write_exports
 from xrec.sequence.spec import TrainingSpec
 
 NUM_PAIRS = 30
@@ -117,6 +117,7 @@ def write_world(
         num_shards=num_shards,
         rows=rows,
         fields=window_fields(length),
+        settings=export_settings(settings),
     )
     write_exports(settings.storage.artifacts_root, [export])
     return export

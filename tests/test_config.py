@@ -149,7 +149,7 @@ def test_help_lists_every_key_with_type_default_and_meaning() -> None:
         head, meaning = line.split("\n")
         assert ", default " in head, head
         assert len(meaning.split()) >= 1, f"{head}: no docstring"
-    assert "  als.rank (int, default 64)\n      Length of the vectors." in text
+    assert "  seed (int, default 20171101)\n      Seed of everything that is drawn; 0 is a seed." in text
     assert "  folds.kind (time | last_out, default time)" in text
     assert "  log.file.path (str, default required)" in text
 

@@ -29,6 +29,7 @@ from xrec.features.sequence_files import (
     ContractMismatchError,
     Export,
     Staged,
+    export_settings,
     read_export,
     read_staged,
     training_digest,
@@ -182,7 +183,7 @@ def exported(events: DataFrame, spark: SparkSession, tmp_path_factory: pytest.Te
         vocabulary = tables.read("vocabulary")
         tables.write("sequences", build_windows(events, vocabulary, current, seed=SEED), fold="f")
     sizes = check_vocabulary(tables.read("vocabulary"), ["f"], sequence)
-    exports = describe_exports(tables, sizes, sequence)
+    exports = describe_exports(tables, sizes, settings_of(root))
     write_exports(f"{root}/_artifacts", exports)
     return tables, exports[0]
 
@@ -211,8 +212,12 @@ def test_a_reader_refuses_an_export_of_other_settings(exported: tuple[Tables, Ex
     root = Path(str(tables.storage.root))
     artifacts = tables.storage.artifacts_root
     assert read_export(artifacts, "f", settings_of(root)) == export
-    with pytest.raises(ContractMismatchError, match=r"export.json: length: found 3, expected 5 \(sequence.length\)"):
+    with pytest.raises(
+        ContractMismatchError, match=r"export.json: sequence.length: found 3, expected 5; .* run export_seq"
+    ):
         read_export(artifacts, "f", settings_of(root, length=5))
+    with pytest.raises(ContractMismatchError, match=r"sequence.targets: found first, expected all"):
+        read_export(artifacts, "f", settings_of(root, targets="all"))
     with pytest.raises(FilesError, match=r"no such file; run the stage export_sequences"):
         read_export(artifacts, "g", settings_of(root))
 
@@ -229,6 +234,7 @@ def an_export(**changes: Any) -> Export:
         "num_shards": 2,
         "rows": {"train": 4, "validation": 0},
         "fields": window_fields(3),
+        "settings": export_settings(settings_of(Path("/nowhere"))),
     }
     return Export(**{**values, **changes})
 

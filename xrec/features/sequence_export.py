@@ -16,9 +16,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Sequence
+from xrec.config import Sequence, Settings
 from xrec.features.index import assign_dense_index
-from xrec.features.sequence_files import TRAIN, VALIDATION, Export, window_fields
+from xrec.features.sequence_files import TRAIN, VALIDATION, Export, export_settings, window_fields
 from xrec.storage.files import absolute, count_rows, data_files
 from xrec.storage.tables import Tables
 
@@ -160,7 +160,7 @@ def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence
     return sizes
 
 
-def describe_exports(tables: Tables, sizes: dict[str, int], sequence: Sequence) -> list[Export]:
+def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings) -> list[Export]:
     """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
 
     Raises
@@ -168,6 +168,7 @@ def describe_exports(tables: Tables, sizes: dict[str, int], sequence: Sequence) 
     ExportError
         The shards of a fold are not equal, or none of its rows can be trained on.
     """
+    sequence = settings.sequence
     table, version = absolute(tables.path("sequences")), tables.written_versions["sequences"]
     exports = []
     for fold, size in sizes.items():
@@ -192,6 +193,7 @@ def describe_exports(tables: Tables, sizes: dict[str, int], sequence: Sequence) 
                 num_shards=sequence.num_shards,
                 rows=rows,
                 fields=window_fields(sequence.length),
+                settings=export_settings(settings),
             )
         )
     return exports

@@ -64,6 +64,8 @@ class Export:
     rows: dict[str, int]
     """Rows of every shard, by split, padding included."""
     fields: tuple[Field, ...]
+    settings: dict[str, Any]
+    """The settings that made it; see :func:`export_settings`."""
 
     def check_arrays(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
         """Raise :class:`ContractMismatchError` where arrays read from ``source`` are not what was written."""
@@ -117,6 +119,12 @@ def window_fields(length: int) -> tuple[Field, ...]:
     )
 
 
+def export_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what an export holds, by key."""
+    names = ("length", "max_windows", "min_buyers", "num_shards", "validation_share", "targets")
+    return {"seed": settings.seed, **{f"sequence.{name}": getattr(settings.sequence, name) for name in names}}
+
+
 def training_digest(settings: Settings, model: str) -> str:
     """Ten hex digits that change when a setting changes what the model learns; how it is launched is not in it."""
     learned = settings.sequence.model_dump(mode="json", exclude=set(_NOT_LEARNED))
@@ -160,7 +168,7 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     Raises
     ------
     FilesError, ContractMismatchError
-        It is missing, from another xrec, or made with another length or number of shards.
+        It is missing, from another xrec, or made with other settings.
     """
     location = export_location(artifacts, fold)
     if not exists(location):
@@ -170,10 +178,9 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
         Field(name=field["name"], dtype=field["dtype"], shape=tuple(field["shape"])) for field in values["fields"]
     )
     export = _build(Export, values, location)
-    for name in ("length", "num_shards"):
-        found, expected = getattr(export, name), getattr(settings.sequence, name)
-        if found != expected:
-            raise ContractMismatchError(_explain(location, name, found, f"{expected} (sequence.{name})"))
+    for key, expected in export_settings(settings).items():
+        if export.settings.get(key) != expected:
+            raise ContractMismatchError(_explain(location, key, export.settings.get(key), expected))
     if export.fields != window_fields(export.length):
         raise ContractMismatchError(_explain(location, "fields", export.fields, window_fields(export.length)))
     return export

@@ -8,6 +8,7 @@ counts made worse neighbours than the fact.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,6 @@ from pyspark.sql import functions as F
 from scipy import sparse
 
 from xrec import columns as C
-from xrec.config import ItemKnn, Ranking
 from xrec.ranking.topk import (
     Array,
     ItemBlock,
@@ -30,6 +30,9 @@ from xrec.ranking.topk import (
     propose,
     spread,
 )
+
+if TYPE_CHECKING:  # a task imports this module, and need not import the settings
+    from xrec.config import ItemKnn, Ranking
 
 SOURCE = "item_knn"
 PROFILE = "profile"
@@ -84,18 +87,26 @@ def neighbours_of(profiles: DataFrame, item_knn: ItemKnn) -> DataFrame:
     had_UI = sparse.csr_matrix((np.ones(len(user), dtype=np.float32), (user, item)), shape=shape)
     had_IU = had_UI.T.tocsr()
     norms_I = np.sqrt(np.diff(had_IU.indptr))
+    num_neighbours, shrinkage = item_knn.num_neighbours, item_knn.shrinkage
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             items = batch.column(C.ITEM_IDX).to_numpy()
             for start in range(0, len(items), _ITEMS_A_PRODUCT):
-                yield _nearest(items[start : start + _ITEMS_A_PRODUCT], had_IU, had_UI, norms_I, item_knn)
+                yield _nearest(
+                    items[start : start + _ITEMS_A_PRODUCT], had_IU, had_UI, norms_I, num_neighbours, shrinkage
+                )
 
     return spread(profiles.select(C.ITEM_IDX).distinct(), C.ITEM_IDX).mapInArrow(run, _NEIGHBOURS_SCHEMA)
 
 
 def _nearest(
-    items_B: Array, had_IU: sparse.csr_matrix, had_UI: sparse.csr_matrix, norms_I: Array, item_knn: ItemKnn
+    items_B: Array,
+    had_IU: sparse.csr_matrix,
+    had_UI: sparse.csr_matrix,
+    norms_I: Array,
+    num_neighbours: int,
+    shrinkage: float,
 ) -> pa.RecordBatch:
     """The neighbours of a block of items. Counts of common users are small integers, so float32 sums are exact."""
     common_BI = had_IU[items_B] @ had_UI
@@ -103,10 +114,10 @@ def _nearest(
     for row, item in enumerate(items_B):
         entries = slice(common_BI.indptr[row], common_BI.indptr[row + 1])
         others = common_BI.indices[entries]
-        similarity = common_BI.data[entries] / (norms_I[item] * norms_I[others] + item_knn.shrinkage)
+        similarity = common_BI.data[entries] / (norms_I[item] * norms_I[others] + shrinkage)
         similarity = similarity.astype(np.float32)
         similarity[others == item] = -1.0
-        kept = _largest(similarity, others, min(item_knn.num_neighbours, len(others) - 1))
+        kept = _largest(similarity, others, min(num_neighbours, len(others) - 1))
         found.append((np.full(len(kept), item), others[kept], similarity[kept]))
     columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _NEIGHBOURS_ARROW, strict=True)]
@@ -145,13 +156,15 @@ def score_profiles(
     starts = range(0, len(targets), ranking.tile_items)
     tiles = [similar_IT[:, start : start + ranking.tile_items] for start in starts]
 
+    num_sources, k = similar_IT.shape[0], ranking.candidates_per_source
+
     def select(batch: pa.RecordBatch) -> TopItems:
         row, item = flatten(batch.column(PROFILE))
-        known = item < similar_IT.shape[0]
+        known = item < num_sources
         profile_UI = sparse.csr_matrix(
-            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, similar_IT.shape[0])
+            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, num_sources)
         )
-        masks, best, k = build_masks(batch, block), no_items(), ranking.candidates_per_source
+        masks, best = build_masks(batch, block), no_items()
         kth_U = np.full(batch.num_rows, -np.inf)
         for start, similar_tile in zip(starts, tiles, strict=True):
             stop = start + similar_tile.shape[1]

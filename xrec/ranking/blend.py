@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,11 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Ranking
 from xrec.ranking.eligibility import SCOPES, Scope
 from xrec.ranking.topk import Array, spread
+
+if TYPE_CHECKING:  # a task imports this module, and need not import the settings
+    from xrec.config import Ranking
 
 SOURCE = "blend"
 CUT_OFF = 10

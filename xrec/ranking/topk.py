@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Ranking
+
+if TYPE_CHECKING:  # a task imports this module, and need not import the settings
+    from xrec.config import Ranking
 
 Array = npt.NDArray[Any]
 
@@ -132,13 +134,14 @@ def top_k(users: DataFrame, items: ItemBlock, ranking: Ranking, *, k: int) -> Da
     items
         The items that may be recommended.
     """
+    tile_items = ranking.tile_items  # the settings themselves stay on the driver
 
     def select(batch: pa.RecordBatch) -> TopItems:
         user_idx = batch.column(C.USER_IDX).to_numpy()
         dim = items.vectors_ID.shape[1] if len(items.item_idx_I) else None
         vectors_UD = _matrix(batch.column(C.VECTOR), user_idx, "user_idx", dim=dim)
         return top_k_block(
-            vectors_UD, items, build_masks(batch, items), k=k, tile_items=ranking.tile_items, user_idx_U=user_idx
+            vectors_UD, items, build_masks(batch, items), k=k, tile_items=tile_items, user_idx_U=user_idx
         )
 
     return map_user_blocks(users, select, tile_users=ranking.tile_users)
