@@ -12,6 +12,7 @@ from pathlib import Path
 
 import deltalake
 import pandas as pd
+import pyarrow.dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = ROOT / "jobs" / "pipeline.py"
@@ -48,14 +49,14 @@ class PipelineRun:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
-        self._reader.join(10)
+        self._close()
         return code
 
     def kill(self) -> None:
         """kill -9 of everything that it started."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._reader.join(10)
+        self._close()
 
     def kill_when_writing(self, folders: Sequence[Path], stage: str, timeout_seconds: float = 300) -> None:
         """kill -9 as soon as the stage has begun and a new file stands in one of the folders.
@@ -74,15 +75,21 @@ class PipelineRun:
             time.sleep(0.002)
         self.kill()
 
+    def _close(self) -> None:
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
 
 
-def read_table(root: Path, name: str) -> pd.DataFrame:
-    """A table's newest version, read without Spark, as a downstream system would."""
-    return deltalake.DeltaTable(str(root / name)).to_pandas()
+def read_table(root: Path, name: str, version: int | None = None) -> pd.DataFrame:
+    """A table, read without Spark or xrec, as a downstream system would."""
+    table = deltalake.DeltaTable(str(root / name), version=version)
+    return pyarrow.dataset.dataset(table.file_uris()).to_table().to_pandas()
 
 
 def _files(folders: Sequence[Path]) -> set[Path]:
