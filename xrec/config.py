@@ -255,7 +255,7 @@ class Sequence(_Frozen):
     """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
     batch_rows: Count = 128
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
-    epochs: Count = 5
+    epochs: Count = 6
     """Passes over the training windows."""
     learning_rate: Positive = 3e-3
     """Adam's step."""
