@@ -1,8 +1,8 @@
 """Item-kNN: cosine neighbours of items with shrinkage (Sarwar et al. 2001; shrinkage as in Koren 2008).
 
 similarity(i, j) = sum_u x_ui x_uj / (|x_i| |x_j| + shrinkage), x the user-item matrix; each item keeps its nearest neighbours;
-score(u, j) = sum over the user's items i of x_ui similarity(i, j). x is 1 where the user had the item: on repeat purchases the
-counts made worse neighbours than the fact.
+score(u, j) = sum over the user's items i of x_ui similarity(i, j). x is 1 where the user had the item, so the
+sums of common users are exact; logarithms of the counts ranked no better than within noise on Complete Journey.
 """
 
 from __future__ import annotations
