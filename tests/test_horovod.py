@@ -84,19 +84,24 @@ def test_two_processes_of_horovodrun_take_the_steps_of_one(tmp_path: Path) -> No
 
 
 @pytest.mark.spark
-def test_two_processes_of_spark_take_the_steps_of_one(
-    spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_processes_of_spark_take_the_steps_of_one(spark: SparkSession, tmp_path: Path) -> None:
     _, expected = train_here("transformer", tmp_path / "one")
     two = settings_at(tmp_path / "two", epochs=EPOCHS)
     write_world(tmp_path / "two", two)
-    capfd.readouterr()
-    progress = _run_in_tasks(spark, [spec_of("transformer", two)])[0]
+    lines: list[tuple[str, float]] = []
+    progress = _run_in_tasks(spark, [spec_of("transformer", two)], lambda line: lines.append((line, time.monotonic())))[
+        0
+    ]
+    ended = time.monotonic()
     assert_same_training(progress, expected)
-    lines = [line for line in capfd.readouterr().out.splitlines() if "epoch" in line]
-    assert [line.split(",")[0] for line in lines] == [
+    said = [(line, at) for line, at in lines if "epoch" in line]
+    assert [line.split(",")[0] for line, _ in said] == [
         f"transformer {FOLD}: epoch {number}/{EPOCHS}" for number in range(1, EPOCHS + 1)
     ]
+    after_the_first = sum(epoch.seconds for epoch in progress.epochs[1:])
+    assert ended - said[0][1] >= 0.5 * after_the_first, (
+        "an epoch's line comes when the epoch ends, not when the run does"
+    )
     rows = read_vectors(spark, *find_staged(two, FOLD, "transformer"))
     assert {tuple(row) for row in rows.groupBy(C.KIND).count().collect()} == {("user", 400), ("item", VOCABULARY)}
 
@@ -106,7 +111,7 @@ def test_missing_slots_are_named_at_once(spark: SparkSession, tmp_path: Path) ->
     settings = settings_at(tmp_path, num_processes=4)
     write_world(tmp_path, settings, num_users=20)
     with pytest.raises(LaunchError, match=r"Spark has 2 task slots: sequence.num_processes=4 need"):
-        _run_in_tasks(spark, [spec_of("gru", settings)])
+        _run_in_tasks(spark, [spec_of("gru", settings)], print)
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:

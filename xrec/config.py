@@ -210,8 +210,8 @@ class Als(_Frozen):
     """User and item blocks: the parallelism; on a cluster, about the number of cores."""
     checkpoint_interval: int = -1
     """Sweeps between checkpoints of the lineage; -1: none."""
-    min_buyers: Count = 5
-    """Items with fewer distinct users are left out."""
+    min_buyers: Count = 1
+    """Items with fewer distinct users are left out; on a log with a long tail 5 makes better vectors."""
     intermediate_storage_level: str = "MEMORY_AND_DISK"
     """Spark storage level of the intermediate factors."""
     final_storage_level: str = "MEMORY_AND_DISK"
@@ -362,6 +362,14 @@ class Settings(_Frozen):
                     f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
                     f"({', '.join(self.weights.event_types)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Settings:
+        proposed = self.ranking.candidates_per_source
+        for key, length in (("ranking.top_k", self.ranking.top_k), ("evaluation.ks", max(self.evaluation.ks))):
+            if length > proposed:
+                raise ValueError(f"{key}: found {length}, expected at most ranking.candidates_per_source ({proposed})")
         return self
 
     @field_validator("catalogue", mode="before")

@@ -25,7 +25,10 @@ def build_console() -> Console:
 
 
 class StageProgress:
-    """Shows that a stage is alive: its seconds, and the tasks of the Spark jobs that it runs."""
+    """Shows that a stage is alive: its seconds, and the tasks of the Spark jobs that it runs.
+
+    Without a session only its start and its end: what runs inside shows that it is alive by itself.
+    """
 
     def __init__(self, console: Console, spark: SparkSession | None, title: str) -> None:
         self._console = console
@@ -55,6 +58,8 @@ class StageProgress:
         self._console.print(f"    {line}")
 
     def _watch(self) -> None:
+        if self._spark is None:
+            return
         if self._console.is_terminal:
             self._watch_bar()
         else:

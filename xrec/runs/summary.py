@@ -105,7 +105,7 @@ def _headline(head: Row | None) -> tuple[str, str]:
     if head is None:
         return "-", "-"
     value = f"{head[C.VALUE]:.4f} [{head[C.LOW]:.4f}, {head[C.HIGH]:.4f}]"
-    if head[C.MODEL] == "popularity" or head[C.DIFFERENCE] is None:
+    if head[C.MODEL] == C.POPULARITY or head[C.DIFFERENCE] is None:
         return value, "-"
     base = head[C.VALUE] - head[C.DIFFERENCE]
     if not base:

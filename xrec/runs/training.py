@@ -15,8 +15,6 @@ def main(model: str) -> None:
     parser.add_argument("--run-id", metavar="ID", help="name of the run in the ledger (default: a new one)")
     add_arguments(parser)
     arguments = parser.parse_args()
-    # Ranks report as they go, whether a person or a log reads.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         settings = load_settings(arguments.config, arguments.overrides)
         if settings.sequence.launcher == "horovodrun":

@@ -7,10 +7,9 @@ epoch. Without Spark (GPU hosts) the folds and table versions come from the file
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import horovod.torch as hvd
 import torch
@@ -19,26 +18,31 @@ from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
 from xrec.sequence.checkpoint import Progress
 from xrec.sequence.encode import encode_all
+from xrec.sequence.journal import Following, Journal
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.trainer import Trainer
 from xrec.storage.files import absolute
 
 Figures = dict[str, str]
 
-_RANK_PREFIX = re.compile(r"^\[\d+\]<stdout>:", re.MULTILINE)
-
 
 class LaunchError(ValueError):
     """Processes that cannot all start; the message says what is missing."""
 
 
-def train_all(specs: Sequence[TrainingSpec]) -> list[Progress]:
-    """Train and encode one fold after the other; every rank calls this, and rank 0 prints the progress.
+def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
+    """Train and encode one fold after the other; every rank calls this, and rank 0 reports.
 
     A run that is killed leaves its trainings open: the same run again resumes each where it was.
+
+    Parameters
+    ----------
+    journal
+        Where rank 0's lines go, for a driver that follows them; None: to standard output.
     """
     hvd.init()
     try:
+        say = _say_nothing if hvd.rank() else Journal(journal).say if journal else _print
         sequence = specs[0].settings.sequence
         if sequence.num_shards % hvd.size():
             raise LaunchError(
@@ -49,10 +53,10 @@ def train_all(specs: Sequence[TrainingSpec]) -> list[Progress]:
         device = _device()
         trained = []
         for spec in specs:
-            trainer = Trainer(spec, device, _say)
+            trainer = Trainer(spec, device, say)
             progress = trainer.run()
             staged = encode_all(spec, trainer.model, device)
-            _say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
+            say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
             trained.append((trainer, progress))
         for trainer, progress in trained:
             trainer.close(progress)
@@ -65,12 +69,14 @@ def train_under_spark(context: Any, model: str) -> Figures:
     """Train a model on all folds of the context's run, in Spark tasks; gives the main fold's figures."""
     settings: Settings = context.settings
     specs = [TrainingSpec.find(model, fold.name, settings) for fold in context.folds]
-    progresses = _run_in_tasks(context.spark, specs)
+    progresses = _run_in_tasks(context.spark, specs, context.say)
     return describe_training(specs, progresses)
 
 
-def _run_in_tasks(spark: Any, specs: list[TrainingSpec]) -> list[Progress]:
+def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], None]) -> list[Progress]:
     """``train_all`` in as many Spark tasks at the same time as there are processes; gives rank 0's answer.
+
+    ``say`` gets rank 0's lines as they come.
 
     Raises
     ------
@@ -87,37 +93,26 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec]) -> list[Progress]:
             f"Spark has {slots} task slots: {need}; submit with --master 'local[{sequence.num_processes}]' or with enough "
             f"executor cores, or set sequence.num_processes={slots}"
         )
+    journal = specs[0].journal
     try:
-        answers = horovod.spark.run(
-            train_all,
-            args=(specs,),
-            num_proc=sequence.num_processes,
-            start_timeout=sequence.start_timeout,
-            use_gloo=True,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            stdout=_WithoutRank(sys.stdout),
-            stderr=sys.stderr,
-            verbose=0,
-        )
+        with Following(journal, say):
+            answers = horovod.spark.run(
+                train_all,
+                args=(specs, journal),
+                num_proc=sequence.num_processes,
+                start_timeout=sequence.start_timeout,
+                use_gloo=True,
+                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                stdout=sys.stdout,
+                stderr=sys.stderr,
+                verbose=0,
+            )
     except TimeoutError as error:
         raise LaunchError(
             f"not all training processes started within sequence.start_timeout={sequence.start_timeout} s: {need}; other "
             f"applications may hold them ({error})"
         ) from None
     return list(answers[0])
-
-
-class _WithoutRank:
-    """A text stream that drops Horovod's ``[0]<stdout>:`` from each line, because only rank 0 prints."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(_RANK_PREFIX.sub("", text))
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def run_as_rank(model: str, settings: Settings) -> None:
@@ -156,6 +151,9 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _say(line: str) -> None:
-    if hvd.rank() == 0:
-        print(line, flush=True)
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    """The other ranks have nothing to add."""

@@ -36,6 +36,11 @@ class TrainingSpec:
         return f"{model_location(self.artifacts, self.export.fold, self.model)}/checkpoint"
 
     @property
+    def journal(self) -> str:
+        """The file of what the model's newest training says; one for all folds."""
+        return f"{self.artifacts}/journals/train_{self.model}.json"
+
+    @property
     def staging(self) -> str:
         """The folder of the vectors."""
         return staging_location(self.artifacts, self.export, self.model, self.digest)

@@ -122,7 +122,8 @@ class Tables:
         if C.SHARD in table.partitions:
             rows = rows.repartition(*table.partitions)
         if not self.exists(table.name):
-            self._create(table)
+            self._create(rows, table)
+            return
         if self.storage.catalog:
             rows.writeTo(self.location(table.name)).overwrite(F.expr(predicate or "true"))
             return
@@ -130,30 +131,22 @@ class Tables:
         writer = writer.option("replaceWhere", predicate) if predicate else writer
         writer.save(self.location(table.name))
 
-    def _create(self, table: Table) -> None:
-        """Create the empty table with its properties, so that the first write is like every other one."""
+    def _create(self, rows: DataFrame, table: Table) -> None:
+        """Create the table with its properties and its first rows in one commit: no reader ever finds it empty."""
         kept = f"interval {self.storage.retention_days} days"
         properties = {
             "delta.logRetentionDuration": kept,
             "delta.deletedFileRetentionDuration": kept,
             "delta.enableDeletionVectors": "false",
+            "comment": f"one row is {table.row}",
         }
-        comment = f"one row is {table.row}"
-        if self.storage.catalog:
-            # In SQL: Delta's builder takes no name of three parts.
-            listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
-            partitioned = f"partitioned by ({', '.join(table.partitions)})" if table.partitions else ""
-            escaped = comment.replace("'", "\\'")
-            self.spark.sql(
-                f"create table if not exists {self.location(table.name)} ({table.columns}, {C.VERSIONS} string) "
-                f"using delta {partitioned} comment '{escaped}' tblproperties ({listed})"
-            )
-            return
-        builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema).comment(comment)
-        builder = builder.partitionedBy(*table.partitions) if table.partitions else builder
+        location = self.location(table.name)
+        name = location if self.storage.catalog else f"delta.`{location.replace('`', '``')}`"
+        writer = rows.writeTo(name).using("delta")
+        writer = writer.partitionedBy(*map(F.col, table.partitions)) if table.partitions else writer
         for key, value in properties.items():
-            builder = builder.property(key, value)
-        builder.location(self.location(table.name)).execute()
+            writer = writer.tableProperty(key, value)
+        writer.create()
 
     def _delta_table(self, name: str) -> DeltaTable:
         if self.storage.catalog:

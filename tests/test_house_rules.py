@@ -1,0 +1,61 @@
+"""The house's rules that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BRING_ROWS_TO_THE_DRIVER = {"collect", "toPandas", "toArrow", "toLocalIterator"}
+KEEP_ROWS = {"cache", "persist", "checkpoint", "localCheckpoint"}
+
+ALLOWED = {
+    # A row an item of the catalogue: the items that travel to every executor.
+    ("xrec/ranking/topk.py", "ItemBlock.collect", "toArrow"),
+    ("xrec/generators/factors.py", "factor_candidates", "collect"),
+    ("xrec/generators/popularity.py", "popular_candidates", "collect"),
+    # Neighbours of items, at most item_knn.num_neighbours an item; the interactions that a setting bounds.
+    ("xrec/generators/item_knn.py", "neighbours_of", "toArrow"),
+    ("xrec/generators/item_knn.py", "score_profiles", "toArrow"),
+    # A row a scope, kind of vector, grid point of the weights, category, source, fold, model, bucket or set of reasons.
+    ("xrec/generators/factors.py", "check_vectors", "collect"),
+    ("xrec/ranking/blend.py", "choose_weights", "collect"),
+    ("xrec/ranking/eligibility.py", "eligible_items", "collect"),
+    ("xrec/evaluation/metrics.py", "sources_of", "collect"),
+    ("xrec/features/index.py", "assign_dense_index", "collect"),
+    ("xrec/features/sequence_export.py", "check_vocabulary", "collect"),
+    ("xrec/generators/als.py", "describe_vectors", "collect"),
+    ("xrec/generators/sources.py", "describe_candidates", "collect"),
+    ("xrec/ingest/cleaning.py", "cleaned", "collect"),
+    ("xrec/ranking/blend.py", "read_choices", "collect"),
+    ("xrec/ranking/lists.py", "model_version_of", "collect"),
+    ("xrec/schemas.py", "check_keys", "collect"),
+    # What a person is shown: the newest row a stage, a run's figures, five customers.
+    ("xrec/runs/ledger.py", "newest_runs", "collect"),
+    ("xrec/evaluation/report.py", "describe_metrics", "collect"),
+    ("xrec/runs/summary.py", "_print_models", "collect"),
+    ("xrec/runs/summary.py", "_print_customers", "collect"),
+    # Rows that are checked and counted before they are written; freed right after.
+    ("xrec/storage/tables.py", "Tables.write", "persist"),
+    ("xrec/ingest/cleaning.py", "cleaned", "persist"),
+}
+
+
+def calls_of(tree: ast.AST, names: set[str], inside: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """(qualified function, method) of every call of a method with one of these names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
+            yield ".".join(inside), node.func.attr
+        named = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+        yield from calls_of(node, names, (*inside, node.name) if named else inside)
+
+
+def test_rows_come_to_the_driver_and_are_kept_in_the_listed_places_only() -> None:
+    found = set()
+    for file in [*ROOT.glob("xrec/**/*.py"), *ROOT.glob("jobs/*.py")]:
+        tree = ast.parse(file.read_text())
+        for function, method in calls_of(tree, BRING_ROWS_TO_THE_DRIVER | KEEP_ROWS):
+            found.add((str(file.relative_to(ROOT)), function, method))
+    assert found == ALLOWED
