@@ -9,15 +9,18 @@ from pyspark.sql import DataFrame
 
 from xrec.generators.als import MODEL, describe_vectors, train_als
 from xrec.runs.stage import Figures, StageContext, main
+from xrec.storage.files import absolute, remove
 
 
 def run(context: StageContext) -> Figures:
     """Write the vectors of model ``als`` of all folds of the run."""
     tables, settings, folds = context.tables, context.settings, context.folds
     training_events = tables.read("training_events")
-    vectors = [train_als(training_events, fold, settings.als, settings.seed) for fold in folds]
+    checkpoints = f"{absolute(settings.storage.artifacts_root)}/checkpoints_als"
+    vectors = [train_als(training_events, fold, settings.als, settings.seed, checkpoints=checkpoints) for fold in folds]
     names = [fold.name for fold in folds]
     tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
+    remove(checkpoints)
     return describe_vectors(tables.read("vectors", fold=context.main_fold.name, model=MODEL), settings.als)
 
 

@@ -1,7 +1,8 @@
-"""One Spark session for the whole test run."""
+"""One Spark session for each of the two processes that share the test files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,17 @@ import pytest
 from pyspark.sql import SparkSession
 
 from xrec.session import build_session
+
+# Every JVM of the tests, those of the jobs included: on small data the optimising compiler costs more than it saves.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
+
+_LONGEST_FIRST = ("test_pipeline.py", "test_horovod.py")
+"""Files that run whole jobs begin first, so that none of them is left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; within a file the tests stay as they are."""
+    items.sort(key=lambda item: _LONGEST_FIRST.index(item.path.name) if item.path.name in _LONGEST_FIRST else 99)
 
 
 @pytest.fixture(scope="session")

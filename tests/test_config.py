@@ -108,6 +108,14 @@ def reads_of(source: str, *, is_config: bool = False) -> set[tuple[str, str]]:
     return reads
 
 
+def test_two_logs_never_share_a_folder_by_default(tmp_path: Path) -> None:
+    for name in ("shop", "market"):
+        text = DEFAULT_CONFIG.read_text().split("storage:")[0]
+        (tmp_path / f"{name}.yaml").write_text(text)
+        settings = load_settings([tmp_path / f"{name}.yaml"])
+        assert settings.storage.root == f"warehouse/{name}"
+
+
 def test_the_search_for_reads_finds_what_it_should() -> None:
     source = """
 def f(settings: Als, other: Sequence | None, *, context):

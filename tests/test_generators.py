@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ class Staged:
     user_categories: DataFrame
     targets: DataFrame
     training_events: DataFrame
+    checkpoints: str
 
     @property
     def eligible(self) -> DataFrame:
@@ -49,16 +51,16 @@ class Staged:
     def users(self) -> DataFrame:
         return users_of(self.interactions, self.user_categories, self.eligible)
 
+    def train_als(self, als: Als) -> DataFrame:
+        return train_als(self.training_events, self.fold, als, seed=0, checkpoints=self.checkpoints)
+
     def candidates(self, source: str, ranking: Ranking = RANKING) -> list[Row]:
         if source == "popularity":
             rows = popular_candidates(self.users, self.eligible, self.interactions, ranking)
         elif source == "item_knn":
             rows = knn_candidates(self.users, self.eligible, self.interactions, ITEM_KNN, ranking)
         else:
-            vectors = train_als(
-                self.training_events, self.fold, Als(rank=8, alpha=2.0, num_blocks=2, max_iter=8), seed=0
-            )
-            vectors = local(vectors)
+            vectors = local(self.train_als(Als(rank=8, alpha=2.0, num_blocks=2, max_iter=8)))
             rows = factor_candidates(self.users, self.eligible, vectors, ranking, model="als", fold=self.fold.name)
         return sorted(rows.collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
 
@@ -68,7 +70,7 @@ def local(rows: DataFrame) -> DataFrame:
     return rows.sparkSession.createDataFrame(rows.collect(), rows.schema)
 
 
-def stage(spark: SparkSession, world: World) -> Staged:
+def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
     fold = Fold(name="test-1", purpose="test", as_of=world.as_of, horizon=world.horizon)
     catalogue = world.catalogue
     item_idx = {item: n for n, item in enumerate(catalogue["item_id"])}
@@ -100,12 +102,13 @@ def stage(spark: SparkSession, world: World) -> Staged:
         user_categories=mixes,
         targets=local(targets_of(horizon_of(events, fold), mixes, interactions, fold, CATEGORIES)),
         training_events=local(training_events),
+        checkpoints=str(folder),
     )
 
 
 @pytest.fixture(scope="module")
-def staged(spark: SparkSession) -> Staged:
-    return stage(spark, make_world(seed=0))
+def staged(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Staged:
+    return stage(spark, make_world(seed=0), tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +227,8 @@ def test_a_model_beats_popularity_where_there_is_taste(
     assert difference.mean() > 4 * difference.std() / np.sqrt(len(difference))
 
 
-def test_no_model_beats_popularity_on_shuffled_labels(spark: SparkSession) -> None:
-    shuffled = stage(spark, make_world(seed=0, shuffled=True))
+def test_no_model_beats_popularity_on_shuffled_labels(spark: SparkSession, tmp_path: Path) -> None:
+    shuffled = stage(spark, make_world(seed=0, shuffled=True), tmp_path)
     popularity = ndcg(shuffled, shuffled.candidates("popularity"))
     for source in ("als", "item_knn"):
         difference = ndcg(shuffled, shuffled.candidates(source)) - popularity
@@ -245,7 +248,13 @@ def test_als_is_given_summed_confidence_and_no_rare_item(spark: SparkSession) ->
 
 def test_als_says_so_where_no_item_has_enough_buyers(staged: Staged) -> None:
     with pytest.raises(AlsError, match=r"fold 'test-1': no item has als.min_buyers \(10000\)"):
-        train_als(staged.training_events, staged.fold, Als(min_buyers=10_000), seed=0)
+        staged.train_als(Als(min_buyers=10_000))
+
+
+def test_many_sweeps_do_not_overflow_the_stack(staged: Staged) -> None:
+    # Without checkpoints the lineage of 20 sweeps is too long to be sent to a task.
+    vectors = staged.train_als(Als(rank=2, num_blocks=2, max_iter=25))
+    assert vectors.where("kind = 'user'").count() > 100
 
 
 def test_item_knn_refuses_more_interactions_than_a_task_may_hold(staged: Staged) -> None:

@@ -31,7 +31,7 @@ ALLOWED = {
     ("xrec/ingest/cleaning.py", "cleaned", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
-    ("xrec/schemas.py", "check_keys", "collect"),
+    ("xrec/schemas.py", "check_rows", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),

@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.schemas import TABLES, ContractError, Table, check_keys, check_types
+from xrec.schemas import TABLES, ContractError, Table, check_rows, check_types
 from xrec.storage.tables import rows_from
 
 pytestmark = pytest.mark.spark
@@ -75,11 +75,11 @@ def test_the_type_inside_an_array_counts(spark: SparkSession) -> None:
 
 def test_keys_are_unique_and_never_null(spark: SparkSession) -> None:
     schema = TABLES["users"].schema
-    check_keys(spark.createDataFrame([("a", 0, ""), ("b", 0, "")], schema), TABLES["users"])
+    check_rows(spark.createDataFrame([("a", 0, ""), ("b", 0, "")], schema), TABLES["users"], {})
     with pytest.raises(ContractError, match=r"key \{'user_id': 'a'\} occurs 2 times"):
-        check_keys(spark.createDataFrame([("a", 0, ""), ("a", 1, "")], schema), TABLES["users"])
+        check_rows(spark.createDataFrame([("a", 0, ""), ("a", 1, "")], schema), TABLES["users"], {})
     with pytest.raises(ContractError, match=r"key \{'user_id': None\} has a null"):
-        check_keys(spark.createDataFrame([(None, 0, "")], schema), TABLES["users"])
+        check_rows(spark.createDataFrame([(None, 0, "")], schema), TABLES["users"], {})
 
 
 def test_driver_rows_have_the_types_of_the_contract(spark: SparkSession) -> None:

@@ -38,8 +38,9 @@ class _Frozen(BaseModel):
 class Storage(_Frozen):
     """Where the tables live: a path, or a schema of a catalog."""
 
-    root: str | None = "warehouse/complete_journey"
-    """Folder or URL of the tables (local, hdfs://, s3a://, abfss://). Ignored for tables where `catalog` is set."""
+    root: str | None = None
+    """Folder or URL of the tables (local, hdfs://, s3a://, abfss://); default: warehouse/<name of the first --config file>. \
+Ignored for tables where `catalog` is set."""
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")] | None = None
     """Schema that holds the tables instead of `root`, such as main.xrec."""
     artifacts: str | None = None
@@ -208,8 +209,8 @@ class Als(_Frozen):
     """Non-negative vectors."""
     num_blocks: Count = 4
     """User and item blocks: the parallelism; on a cluster, about the number of cores."""
-    checkpoint_interval: int = -1
-    """Sweeps between checkpoints of the lineage; -1: none."""
+    checkpoint_interval: Count = 5
+    """Sweeps between checkpoints of the factors, which cut their lineage: its length would overflow a stack."""
     min_buyers: Count = 1
     """Items with fewer distinct users are left out; on a log with a long tail 5 makes better vectors."""
     intermediate_storage_level: str = "MEMORY_AND_DISK"
@@ -337,7 +338,7 @@ class Evaluation(_Frozen):
 class Settings(_Frozen):
     """All settings of a run."""
 
-    storage: Storage = Storage()
+    storage: Storage
     log: Log
     catalogue: Catalogue
     categories: Categories = Categories()
@@ -395,9 +396,11 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
     SettingsError
         A file is missing or not YAML, a key is unknown (the nearest known one is named), or a value is out of bounds.
     """
-    merged: Any = OmegaConf.create({})
-    for file in files or [DEFAULT_CONFIG]:
-        merged = OmegaConf.merge(merged, _read_yaml(Path(file)))
+    paths = [Path(file) for file in files or [DEFAULT_CONFIG]]
+    # Two logs never meet in one folder because somebody forgot to name it.
+    merged: Any = OmegaConf.create({"storage": {"root": f"warehouse/{paths[0].stem}"}})
+    for path in paths:
+        merged = OmegaConf.merge(merged, _read_yaml(path))
     for override in overrides:
         if "=" not in override:
             raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")

@@ -5,6 +5,7 @@ Nothing is written that breaks its contract: :func:`check` raises, it never warn
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -240,23 +241,43 @@ def check_types(rows: DataFrame, table: Table) -> DataFrame:
     return rows.select(*expected)
 
 
-def check_keys(rows: DataFrame, table: Table) -> None:
-    """Raise :class:`ContractError` where a key is null or occurs twice. One aggregation over the key columns."""
-    is_null = reduce(Column.__or__, [F.col(name).isNull() for name in table.key])
+def check_rows(rows: DataFrame, table: Table, owned: Mapping[str, Sequence[str]]) -> None:
+    """Raise :class:`ContractError` where a key is null or occurs twice, or a row belongs to another owner.
+
+    One aggregation over the key columns; ``owned`` gives the values of the owning columns that this write replaces.
+    """
+    is_null = _any(F.col(name).isNull() for name in table.key)
+    is_stray = _any(
+        ~F.coalesce(F.col(column).cast("string").isin(*allowed), F.lit(False)) for column, allowed in owned.items()
+    )
+    # With the row that is stray in it, so that the message can show the value.
+    owners = F.struct(*[F.col(column).cast("string").alias(column) for column in owned]) if owned else F.lit(None)
     offenders = (
         rows.groupBy(*table.key)
-        .agg(F.count("*").alias("num_rows"), F.bool_or(is_null).alias("has_null"))
-        .where("num_rows > 1 or has_null")
+        .agg(
+            F.count("*").alias("num_rows"),
+            F.bool_or(is_null).alias("has_null"),
+            F.first(F.when(is_stray, owners), ignorenulls=True).alias("stray"),
+        )
+        .where("num_rows > 1 or has_null or stray is not null")
         .limit(1)
         .collect()
     )
-    if offenders:
-        bad = offenders[0].asDict()
-        fault = "has a null" if bad.pop("has_null") else f"occurs {bad['num_rows']} times"
-        bad.pop("num_rows")
+    if not offenders:
+        return
+    bad = offenders[0].asDict(recursive=True)
+    num_rows, has_null, stray = (bad.pop(name) for name in ("num_rows", "has_null", "stray"))
+    if stray is not None:
+        column, found = next((name, value) for name, value in stray.items() if value not in owned[name])
         raise ContractError(
-            f"table '{table.name}' (one row is {table.row}): key {bad} {fault}, expected exactly one row"
+            f"table '{table.name}': column '{column}' is {found!r}, this write owns {list(owned[column])}"
         )
+    fault = "has a null" if has_null else f"occurs {num_rows} times"
+    raise ContractError(f"table '{table.name}' (one row is {table.row}): key {bad} {fault}, expected exactly one row")
+
+
+def _any(conditions: Iterable[Column]) -> Column:
+    return reduce(Column.__or__, conditions, F.lit(False))
 
 
 def _same_type(found: DataType, expected: DataType) -> bool:

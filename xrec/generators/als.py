@@ -33,10 +33,11 @@ def ratings_of(training_events: DataFrame, min_buyers: int) -> DataFrame:
     return ratings.join(enough.select(C.ITEM_IDX), C.ITEM_IDX, how="left_semi")
 
 
-def train_als(training_events: DataFrame, fold: Fold, als: Als, seed: int) -> DataFrame:
+def train_als(training_events: DataFrame, fold: Fold, als: Als, seed: int, *, checkpoints: str) -> DataFrame:
     """A fold's training events to rows of ``vectors``: one a user and one an item.
 
     ``training_events`` must be read from storage: ALS breaks where a re-run task gives other rows (SPARK-28927).
+    ``checkpoints`` is a folder or URL that all executors see; without one MLlib ignores ``als.checkpoint_interval``.
 
     Raises
     ------
@@ -48,6 +49,7 @@ def train_als(training_events: DataFrame, fold: Fold, als: Als, seed: int) -> Da
         raise AlsError(
             f"fold '{fold.name}': no item has als.min_buyers ({als.min_buyers}) users, expected at least one; lower als.min_buyers"
         )
+    training_events.sparkSession.sparkContext.setCheckpointDir(checkpoints)
     model = ALS(
         userCol=C.USER_IDX,
         itemCol=C.ITEM_IDX,
