@@ -25,7 +25,7 @@ def run(context: StageContext) -> Figures:
         explained,
         tables.read("users"),
         fold=fold,
-        data_version=tables.read_versions["events"],
+        data_version=tables.read_versions["judged_events"],
         model_version=model_version_of(tables, candidates),
     )
     run_date = fold.as_of.date().isoformat()

@@ -14,6 +14,8 @@ from xrec.runs.stages import STAGES
 EXACT_TABLES = {
     "events": ["event_id"],
     "events_quarantine": ["row_id"],
+    "persons": ["user_id"],
+    "judged_events": ["event_id"],
     "items": ["item_id"],
     "users": ["user_id"],
     "user_categories": ["fold", "user_idx", "category"],

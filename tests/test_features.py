@@ -46,7 +46,7 @@ def rows() -> list[tuple[str, int, int, str, datetime, str, bool]]:
 
 @pytest.fixture(scope="module")
 def events(spark: SparkSession, rows: list[tuple[str, int, int, str, datetime, str, bool]]) -> DataFrame:
-    return spark.createDataFrame(rows, EVENTS_DDL)
+    return spark.createDataFrame(rows, EVENTS_DDL).withColumn("void_ts", F.lit(None).cast("timestamp"))
 
 
 def test_index_is_dense_stable_and_inverts(spark: SparkSession) -> None:

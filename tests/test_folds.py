@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Folds, SettingsError
@@ -122,7 +123,9 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def events(spark: SparkSession, log: pd.DataFrame) -> DataFrame:
-    return spark.createDataFrame(log).select("event_id", "user_idx", "event_ts")
+    return spark.createDataFrame(log).select(
+        "event_id", "user_idx", "event_ts", F.lit(None).cast("timestamp").alias("void_ts")
+    )
 
 
 def ids(rows: DataFrame) -> set[str]:
@@ -143,6 +146,19 @@ def test_history_ends_where_the_horizon_begins(events: DataFrame, log: pd.DataFr
     serving = Fold(name="f", purpose="serve", as_of=as_of, horizon=horizon)
     assert ids(horizon_of(events, serving)) == set()
     assert ids(history_of(events, serving)) == ids(history_of(events, fold))
+
+
+@pytest.mark.spark
+def test_a_fold_knows_only_what_was_known_then(spark: SparkSession) -> None:
+    # (event, day, day from which it does not count): bought and returned, around an as-of of day 10 and a horizon of 5 days
+    days = [("kept", 1, None), ("returned before", 2, 9), ("returned at", 3, 10), ("returned after", 4, 12)]
+    days += [("target", 11, None), ("returned target", 12, 20)]
+    stamp = {day: datetime(2024, 7, day, tzinfo=UTC) for day in range(1, 31)} | {None: None}
+    rows = [(name, 0, stamp[day], stamp[void]) for name, day, void in days]
+    judged = spark.createDataFrame(rows, "event_id string, user_idx int, event_ts timestamp, void_ts timestamp")
+    fold = Fold(name="f", purpose="test", as_of=stamp[10], horizon=timedelta(days=5))
+    assert ids(history_of(judged, fold)) == {"kept", "returned at", "returned after"}
+    assert ids(horizon_of(judged, fold)) == {"target"}
 
 
 @pytest.mark.spark

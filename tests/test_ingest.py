@@ -44,7 +44,7 @@ Row = dict[str, str]
 
 
 def settings_for(path: Path | str, kind: str = "csv", *, options: dict[str, str] | None = None, **log: Any) -> Settings:
-    log = {"columns": COLUMNS, "event_types": {"buy": "purchase"}, **log}
+    log = {"columns": COLUMNS, "event_types": {"buy": "purchase"}, "max_rejected_share": 1.0, **log}
     return Settings.model_validate(
         {
             "storage": {"root": str(Path(path).parent / "warehouse")},

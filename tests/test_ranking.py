@@ -192,8 +192,8 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
         return spark.createDataFrame(rows, TABLES[name].columns)
 
     times = [datetime(2024, 1, 1, tzinfo=timezone.utc), datetime(2024, 3, 15, tzinfo=timezone.utc)]
-    events = [(f"e{n}", "u0", "i0", "purchase", time, 1.0, 1.0, "full") for n, time in enumerate(times)]
-    tables.write("events", frame("events", events), delivery_id="full")
+    events = [(f"e{n}", "u0", "i0", "purchase", time, 1.0, 1.0, "used", None, time) for n, time in enumerate(times)]
+    tables.write("judged_events", frame("judged_events", events))
     items = [(f"i{n}", n, name, [name], None, True, name != "fuel") for n, name in CATEGORY_OF.items()]
     tables.write("items", frame("items", items))
     tables.write("users", frame("users", [("u0", 0), ("u1", 1)]))
@@ -272,7 +272,7 @@ def test_recommendations_keep_their_contract(spark: SparkSession, warehouse: Pat
     assert (figures["users"], figures["rows"]) == ("2", "4")
     for row in rows.values():
         assert row["category"] == CATEGORY_OF[int(row["item_id"][1:])]
-        assert row["data_version"] == context.tables.version("events")
+        assert row["data_version"] == context.tables.version("judged_events")
         assert row["model_version"] == f"blend@{context.tables.version('blend_weights')}"
         assert row["fold"] == FOLD
         assert "candidates@" in row["versions"]

@@ -108,7 +108,7 @@ def test_a_written_world_loads_as_settings_and_its_counts_add_up(tmp_path: Path)
     lines = written.log_file.read_text().splitlines()[1:]
     assert len(lines) == written.num_read == written.num_clean + written.num_quarantined + written.num_duplicates
     assert len(lines) - len(set(lines)) == written.num_duplicates
-    kept = {"not_in_catalogue", "no_category", "duplicates"}
+    kept = {"not_in_catalogue", "no_category", "duplicates", "returned", "repeated"}
     assert written.num_quarantined == sum(num for kind, num in written.injected.items() if kind not in kept)
 
 

@@ -286,21 +286,34 @@ def _dirty_lines(lines: list[list[str]], world: World) -> tuple[list[str], list[
         "letters_in_price": (amount, ["12.5O", "abc", "EUR 3", "1.2.3", "--"]),
     }
     bad, position = [], 0
-    for column, values in broken.values():
+    for name, (column, values) in broken.items():
         for value in values:
             line = list(patterns[position])
             line[column] = value
+            if name == "negative_quantity":
+                line[action] = "look"  # of a purchase it is a return
             bad.append(",".join(line))
             position += 1
     malformed = ["garbage", ";;;;", "00001,0001,2024-02-01 10:00:00,buy,1,2.00,extra,fields"]
     both = [",0001,never,buy,-1,free", "00001,,,nothing,0,0"]
     kept = [[patterns[n][0], f"X{n}", *patterns[n][2:]] for n in range(100, 109)]
     no_category = [[patterns[n][0], "9999", *patterns[n][2:]] for n in range(120, 124)]
+    returned = [[patterns[n][0], f"X{n}", *patterns[n][2:units], "2", "9.00"] for n in range(130, 135)]
+    returned += [[*line[:when], _later(line[when], days=3), "buy", "-2", "9.00"] for line in returned]
+    repeated = [
+        [*patterns[n][:when], _later(patterns[n][when], seconds=1), *patterns[n][action:]] for n in range(140, 144)
+    ]
     duplicates = [",".join(lines[n]) for n in range(0, 80, 10)] + [",".join(lines[0])]
     injected = {name: len(values) for name, (_, values) in broken.items()}
     injected |= {"malformed": len(malformed), "several_reasons": len(both), "not_in_catalogue": len(kept)}
+    injected |= {"returned": len(returned) // 2, "repeated": len(repeated)}
     injected |= {"no_category": len(no_category), "duplicates": len(duplicates)}
-    return bad + malformed + both, [",".join(line) for line in kept + no_category], duplicates, injected
+    odd = [",".join(line) for line in kept + no_category + returned + repeated]
+    return bad + malformed + both, odd, duplicates, injected
+
+
+def _later(when: str, **step: float) -> str:
+    return f"{datetime.fromisoformat(when) + timedelta(**step):%Y-%m-%d %H:%M:%S}"
 
 
 def _settings(world: World, folder: Path, log_file: Path, catalogue_file: Path) -> dict[str, Any]:

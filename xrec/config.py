@@ -117,6 +117,10 @@ class Log(_Frozen):
     """The action of every row of a log without such a column."""
     event_types: dict[str, str] = {}
     """The log's words for actions, to ours (view, cart, purchase, ...); empty: they are ours already."""
+    negative: Literal["return", "reject"] = "return"
+    """A purchase of a negative quantity (or of a negative price, where no quantity is given): it is a return, or rejected."""
+    max_rejected_share: Share = 0.5
+    """Share of rejected rows above which ingest stops with a report and writes nothing."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
     """Name of this delivery; loading it again replaces its rows only."""
 
@@ -183,6 +187,32 @@ class Weights(_Frozen):
     """Weight of each action; an action that is not listed is rejected as unknown."""
     half_life_days: Positive | None = None
     """Days after which an event weighs half, measured back from as-of; default: no decay."""
+
+
+class LogRules(_Frozen):
+    """What only the whole log can decide; rules that need a clock are off where log.time.unit is order."""
+
+    repeat_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """The same action again within so many seconds is a repeat (double click, retry); 0: off."""
+    return_days: Annotated[float, Field(ge=0)] = 90.0
+    """Days within which a return takes back a purchase of the same user and item."""
+    session_gap_minutes: Positive = 30.0
+    """Minutes without an event that end a session."""
+
+
+class Persons(_Frozen):
+    """Signs, each of one day (UTC), of a user who is no shopper; his events are kept and nothing is learned from them."""
+
+    max_events_a_day: Count = 1000
+    """Events."""
+    max_items_a_day: Count = 500
+    """Distinct items."""
+    max_hours_a_day: Count = 20
+    """Distinct hours with an event."""
+    min_gaps: Count = 100
+    """Pauses within visits that a day needs before their rhythm is judged."""
+    min_gap_variation: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation over mean of these pauses below which they are a machine's; 0: off."""
 
 
 class Balance(_Frozen):
@@ -344,6 +374,8 @@ class Settings(_Frozen):
     categories: Categories = Categories()
     folds: Folds = Folds()
     weights: Weights = Weights()
+    log_rules: LogRules = LogRules()
+    persons: Persons = Persons()
     balance: Balance = Balance()
     als: Als = Als()
     sequence: Sequence = Sequence()

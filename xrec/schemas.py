@@ -67,6 +67,26 @@ _TABLES = (
         made_by="ingest",
     ),
     Table(
+        name="persons",
+        row="a user of the log, with the signs of his busiest day and, where he is flagged as no person, since when and why",
+        columns=(
+            "user_id string, num_events bigint, num_days bigint, events_a_day bigint, items_a_day bigint, "
+            "hours_a_day bigint, gap_variation double, flagged_ts timestamp, evidence array<string>"
+        ),
+        key=(C.USER_ID,),
+        made_by="judge",
+    ),
+    Table(
+        name="judged_events",
+        row="a clean event, with its use, since when it does not count (null: it counts), and when its session began",
+        columns=(
+            "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, "
+            "quantity double, price double, use string, void_ts timestamp, session_ts timestamp"
+        ),
+        key=(C.EVENT_ID,),
+        made_by="judge",
+    ),
+    Table(
         name="catalogue",
         row="an item of the source's catalogue, with its category path from the root down",
         columns="item_id string, category_path array<string>, label string",

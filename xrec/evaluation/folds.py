@@ -83,16 +83,24 @@ def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fol
 
 
 def history_of(events: DataFrame, fold: Fold) -> DataFrame:
-    """Events that the fold may learn from, of every event type: the columns of ``events``."""
+    """Judged events that the fold may learn from, of every event type: the columns of ``events``.
+
+    Those that count by what was known before as_of: a purchase that went back later was still a purchase then.
+    """
+    events = events.where(F.col(C.VOID_TS).isNull() | (F.col(C.VOID_TS) >= F.lit(fold.as_of)))
     if fold.skip_last is None:
         return events.where(F.col(C.EVENT_TS) < F.lit(fold.as_of))
     return _with_position(events).where(F.col("position") > fold.skip_last).drop("position")
 
 
 def horizon_of(events: DataFrame, fold: Fold) -> DataFrame:
-    """Events that judge the fold: within the horizon, of every event type; none where ``has_targets`` is false."""
+    """Judged events that judge the fold: those within the horizon that count by all that is known today, of every event type.
+
+    None where ``has_targets`` is false.
+    """
     if not fold.has_targets:
         return events.where(F.lit(False))
+    events = events.where(F.col(C.VOID_TS).isNull())
     if fold.skip_last is None:
         end = fold.as_of + fold.horizon
         return events.where((F.col(C.EVENT_TS) >= F.lit(fold.as_of)) & (F.col(C.EVENT_TS) < F.lit(end)))

@@ -64,7 +64,8 @@ def cleaned(raw: DataFrame, settings: Settings) -> Iterator[CleanLog]:
     Raises
     ------
     InputError
-        The file cannot be read or is empty, a column is missing, or no row is clean (with the reasons and examples).
+        The file cannot be read or is empty, a column is missing, or no row is clean or more than ``log.max_rejected_share``
+        are rejected (with the reasons and examples).
     AccountingError
         The rows read, counted by a pass of their own, are not clean + quarantined + duplicates.
     """
@@ -79,8 +80,9 @@ def cleaned(raw: DataFrame, settings: Settings) -> Iterator[CleanLog]:
             groups = tagged.groupBy(C.IS_DUPLICATE, C.REASONS).count().collect()  # as many as sets of reasons
         counts = {(row[C.IS_DUPLICATE], tuple(row[C.REASONS])): int(row["count"]) for row in groups}
         result = _account(tagged, num_read, counts)
-        if result.num_clean == 0:
-            raise InputError(_nothing_clean(result, settings))
+        kept_share = 1 - result.num_quarantined / result.num_read
+        if result.num_clean == 0 or kept_share < 1 - log.max_rejected_share:
+            raise InputError(_rejection_report(result, settings))
         yield result
     finally:
         tagged.unpersist()
@@ -146,9 +148,12 @@ def _account(tagged: DataFrame, num_read: int, counts: dict[tuple[bool, tuple[st
     )
 
 
-def _nothing_clean(log: CleanLog, settings: Settings) -> str:
-    """The message where every row is rejected: the reasons, each with an example and what was expected."""
-    lines = [f"log.file.path: none of the {log.num_read:,} rows of {settings.log.file.path} is clean:"]
+def _rejection_report(log: CleanLog, settings: Settings) -> str:
+    """The message where too many rows are rejected: the reasons, each with an example and what was expected."""
+    share = f"{log.num_quarantined / log.num_read:.1%} of the {log.num_read:,} rows of {settings.log.file.path} are rejected"
+    lines = [f"log.file.path: {share}, expected at most log.max_rejected_share ({settings.log.max_rejected_share:g}):"]
+    if log.num_clean == 0:
+        lines = [f"log.file.path: none of the {log.num_read:,} rows of {settings.log.file.path} is clean:"]
     for reason, count in list(log.num_by_reason.items())[:4]:
         example = log.quarantine.where(F.array_contains(C.REASONS, reason)).select(C.RAW).first()
         assert example is not None

@@ -46,7 +46,7 @@ def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
         The log has no event-type column and the constant ``log.event_type`` has no weight.
     """
     columns = settings.log.columns
-    known = tuple(settings.weights.event_types)
+    known = (*settings.weights.event_types, C.RETURN)
     if columns.event_type is None and settings.log.event_type not in known:
         raise InputError(
             f"log.event_type: found '{settings.log.event_type}', expected one of weights.event_types ({', '.join(known)})"
@@ -62,6 +62,8 @@ def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
             C.PRICE: number_of(F.col(C.PRICE + TEXT)),
         }
     ).withColumn(C.EVENT_TS, plausible(F.col(C.EVENT_TS)))  # a step of its own, so that a time is parsed once
+    if settings.log.negative == "return":
+        rows = negatives_to_returns(rows)
     faults = {
         "user_id_missing": F.col(C.USER_ID).isNull(),
         "item_id_missing": F.col(C.ITEM_ID).isNull(),
@@ -79,6 +81,19 @@ def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
     line = F.to_json(F.struct(F.col(C.MALFORMED).alias(MALFORMED_LINE)))
     raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(C.SOURCE_ROW))
     return rows.withColumn(C.REASONS, reasons).withColumn(C.RAW, raw)
+
+
+def negatives_to_returns(rows: DataFrame) -> DataFrame:
+    """Purchases of a negative quantity, or of a negative price where no quantity is given, to returns of positive ones."""
+    is_negative = F.coalesce(F.col(C.QUANTITY) < 0, F.col(C.QUANTITY + TEXT).isNull() & (F.col(C.PRICE) < 0))
+    goes_back = F.col(C.EVENT_TYPE).isin(C.PURCHASE, C.RETURN) & F.coalesce(is_negative, F.lit(False))
+    return rows.withColumns(
+        {
+            C.EVENT_TYPE: F.when(goes_back, F.lit(C.RETURN)).otherwise(F.col(C.EVENT_TYPE)),
+            C.QUANTITY: F.when(goes_back, F.abs(C.QUANTITY)).otherwise(F.col(C.QUANTITY)),
+            C.PRICE: F.when(goes_back, F.abs(C.PRICE)).otherwise(F.col(C.PRICE)),
+        }
+    )
 
 
 def is_clean() -> Column:

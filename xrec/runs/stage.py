@@ -51,10 +51,10 @@ class StageContext:
     @cached_property
     def folds(self) -> list[Fold]:
         """The run's folds, the main one (test or serve) last."""
-        bounds = self.tables.read("events").agg(F.min(C.EVENT_TS), F.max(C.EVENT_TS)).first()
+        bounds = self.tables.read("judged_events").agg(F.min(C.EVENT_TS), F.max(C.EVENT_TS)).first()
         if bounds is None or bounds[0] is None:
             raise SettingsError(
-                f"table 'events' at {self.tables.location('events')} is empty: expected at least one event"
+                f"table 'judged_events' at {self.tables.location('judged_events')} is empty: expected at least one event"
             )
         first, last = (bound.replace(tzinfo=timezone.utc) for bound in bounds)
         return plan_folds(self.settings.folds, first, last)
@@ -65,10 +65,10 @@ class StageContext:
         return self.folds[-1]
 
     def indexed_events(self) -> DataFrame:
-        """Clean events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
+        """Judged events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
         users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)
         items = self.tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
-        events = self.tables.read("events").drop(C.VERSIONS, C.DELIVERY_ID)
+        events = self.tables.read("judged_events").drop(C.VERSIONS)
         return events.join(users, C.USER_ID, how="inner").join(items, C.ITEM_ID, how="inner")
 
 

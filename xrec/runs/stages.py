@@ -19,17 +19,23 @@ class StageInfo:
 
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(name="ingest", does="clean the log", reads=(), writes=("events", "events_quarantine", "catalogue")),
+    StageInfo(
+        name="judge",
+        does="repeats, returns, sessions, non-persons",
+        reads=("events",),
+        writes=("persons", "judged_events"),
+    ),
     StageInfo(name="index", does="number items and users", reads=("events", "catalogue"), writes=("items", "users")),
     StageInfo(
         name="fold",
         does="categories, interactions and targets per fold",
-        reads=("events", "items", "users"),
+        reads=("judged_events", "items", "users"),
         writes=("user_categories", "interactions", "targets"),
     ),
     StageInfo(
         name="balance",
         does="weigh and resample training rows",
-        reads=("events", "items", "users"),
+        reads=("judged_events", "items", "users"),
         writes=("training_events",),
     ),
     StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",)),
@@ -65,7 +71,7 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="recommend",
         does="write the lists",
-        reads=("events", "candidates", "blend_weights", "items", "users", "user_categories", "interactions"),
+        reads=("judged_events", "candidates", "blend_weights", "items", "users", "user_categories", "interactions"),
         writes=("recommendations",),
     ),
     StageInfo(
