@@ -19,7 +19,7 @@ PIPELINE = ROOT / "jobs" / "pipeline.py"
 _SMALL = {
     "spark.driver.memory": "2g",
     "spark.ui.enabled": "false",
-    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
 

@@ -19,7 +19,7 @@ ALLOWED = {
     # Neighbours of items, at most item_knn.num_neighbours an item; the interactions that a setting bounds.
     ("xrec/generators/item_knn.py", "neighbours_of", "toArrow"),
     ("xrec/generators/item_knn.py", "score_profiles", "toArrow"),
-    # A row a scope, kind of vector, grid point of the weights, category, source, fold, model, bucket or set of reasons.
+    # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event or set of reasons.
     ("xrec/generators/factors.py", "check_vectors", "collect"),
     ("xrec/ranking/blend.py", "choose_weights", "collect"),
     ("xrec/ranking/eligibility.py", "eligible_items", "collect"),
@@ -29,6 +29,7 @@ ALLOWED = {
     ("xrec/generators/als.py", "describe_vectors", "collect"),
     ("xrec/generators/sources.py", "describe_candidates", "collect"),
     ("xrec/ingest/cleaning.py", "cleaned", "collect"),
+    ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/schemas.py", "check_rows", "collect"),

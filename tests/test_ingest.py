@@ -498,6 +498,38 @@ def test_nothing_clean_says_why_with_examples(spark: SparkSession, tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("negative", ["return", "reject"])
+def test_a_purchase_of_a_negative_quantity_is_a_return(spark: SparkSession, tmp_path: Path, negative: str) -> None:
+    changes: list[Row] = [
+        {"action": "buy", "units": "-2", "amount": "5"},
+        {"action": "buy", "units": "-1", "amount": "-5"},
+        {"action": "buy", "units": "", "amount": "-5"},
+        {"action": "return", "units": "1", "amount": "5"},
+        {"action": "view", "units": "-1", "amount": "5"},
+        {"action": "buy", "units": "1", "amount": "-5"},
+        {"action": "buy", "units": "0", "amount": "5"},
+    ]
+    rows = [{**clean_row(n), **change} for n, change in enumerate(changes)]
+    result = Result(spark, settings_for(write_csv(tmp_path / "log.csv", rows), negative=negative))
+    found = {(row[C.QUANTITY], row[C.PRICE]) for row in result.events if row[C.EVENT_TYPE] == "return"}
+    expected = {(2.0, 5.0), (1.0, 5.0), (None, 5.0)} if negative == "return" else {(1.0, 5.0)}
+    assert found == expected
+    rejected = ["L4", "L5", "L6"] if negative == "return" else ["L0", "L1", "L2", "L4", "L5", "L6"]
+    assert sorted(result.reasons) == rejected
+
+
+def test_too_many_rejected_rows_stop_the_run_with_a_report(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [clean_row(n) for n in range(10)] + [{**clean_row(n), "time": "soon"} for n in range(10, 14)]
+    path = write_csv(tmp_path / "log.csv", rows)
+    assert len(Result(spark, settings_for(path, max_rejected_share=0.3)).events) == 10
+    with pytest.raises(InputError) as error:
+        Result(spark, settings_for(path, max_rejected_share=0.28))
+    message = str(error.value)
+    assert "28.6% of the 14 rows of" in message
+    assert "expected at most log.max_rejected_share (0.28)" in message
+    assert "event_ts_unparsable in 4 rows: column 'time' (log.columns.event_ts) is 'soon'" in message
+
+
 def test_a_constant_event_type_without_weight(spark: SparkSession, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "log.csv", [clean_row(0)])
     columns = {key: name for key, name in COLUMNS.items() if key != "event_type"}

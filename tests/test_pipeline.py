@@ -63,6 +63,14 @@ def test_rows_add_up(done: Done) -> None:
     assert len(read_table(done.root, "events_quarantine")) == written.num_quarantined
     assert written.num_read == written.num_clean + written.num_quarantined + written.num_duplicates
     assert f"{written.num_read:,} read" in done.output
+    judged = read_table(done.root, "judged_events")
+    uses = judged["use"].value_counts().to_dict()
+    assert uses.pop("used") == written.num_clean - sum(uses.values())
+    assert uses == {
+        "returned": written.injected["returned"],
+        "return": written.injected["returned"],
+        "repeat": written.injected["repeated"],
+    }
 
 
 def test_no_list_holds_what_the_user_knows(done: Done, lists: pd.DataFrame) -> None:
