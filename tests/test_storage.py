@@ -74,6 +74,18 @@ def test_a_write_replaces_exactly_its_folds_and_twice_is_once(spark: SparkSessio
     assert without_spark.metadata().description == f"one row is {TABLES['user_categories'].row}"
 
 
+def test_what_a_killed_first_write_left_is_no_table(spark: SparkSession, storage: Storage) -> None:
+    tables = Tables(spark, storage)
+    rows = mixes(spark, "f", [1.0, 2.0])
+    root = str(spark.conf.get("spark.sql.warehouse.dir")).removeprefix("file:")
+    location = f"{root}/xrec_tests.db/user_categories" if storage.catalog else tables.location("user_categories")
+    rows.write.parquet(f"{location}/fold=f")
+    Path(location, "_delta_log").mkdir()
+    assert read_table_version(tables, "user_categories") is None
+    tables.write("user_categories", rows, fold="f")
+    assert contents(tables.read("user_categories")) == [("f", 0, 1.0), ("f", 1, 2.0)]
+
+
 def test_a_table_without_owners_is_replaced_whole(spark: SparkSession, storage: Storage) -> None:
     tables = Tables(spark, storage)
     tables.write("blend_weights", blend(spark, "als"))

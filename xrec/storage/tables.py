@@ -135,7 +135,8 @@ class Tables:
         writer = writer.partitionedBy(*map(F.col, table.partitions)) if table.partitions else writer
         for key, value in properties.items():
             writer = writer.tableProperty(key, value)
-        writer.create()
+        # Not create(): files that a killed run left in the folder would count as a table.
+        writer.createOrReplace()
 
     def _delta_table(self, name: str) -> DeltaTable:
         if self.storage.catalog:
