@@ -54,8 +54,8 @@ def run_as_application(
         finished = subprocess.run(command, check=False)
         if finished.returncode != 0:
             raise StageFailedError(
-                f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; go on with "
-                f"./spark-submit.sh jobs/pipeline.py --from {stage.name} and the same settings"
+                f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; once that is "
+                f"mended, go on with ./spark-submit.sh jobs/pipeline.py --from {stage.name}"
             )
 
 

@@ -98,7 +98,7 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
             figures = stage(context)
     except Exception as error:
         error.add_note(
-            f"what was written before stays; go on with jobs/pipeline.py --from {name} and the same settings"
+            f"what was written before stays; once this is mended, go on with ./spark-submit.sh jobs/pipeline.py --from {name}"
         )
         raise
     run = StageRun(
