@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -27,6 +28,8 @@ from xrec.runs.progress import StageProgress, build_console
 from xrec.session import build_session
 from xrec.storage.tables import Tables
 
+_FULL_DISK = "No space left on device"
+_WRITTEN_TO = re.compile(r"writing rows to (\S+?)\.? ")
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
@@ -159,6 +162,13 @@ def describe_error(error: BaseException) -> str:
         lines = [
             line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith("at ")
         ]
-        causes = [line for line in lines if "No space left" in line or line.startswith("Caused by")]
+        if any(_FULL_DISK in line for line in lines):
+            written = next((found[1] for line in lines if (found := _WRITTEN_TO.search(line))), "")
+            where = f" while writing to {written}" if written else ""
+            return (
+                f"no space left on the disk{where}; free some, or choose another storage.root (or spark.local.dir, where Spark "
+                f"keeps its temporary files) ({hint})"
+            )
+        causes = [line for line in lines if line.startswith("Caused by")]
         return f"Spark failed: {' | '.join(dict.fromkeys([*lines[:2], *causes[-1:]]))} ({hint})"
     return f"{type(error).__name__}: {error} ({hint})"
