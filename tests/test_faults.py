@@ -55,6 +55,8 @@ def test_a_kill_in_every_stage_changes_nothing(tmp_path: Path) -> None:
     run = PipelineRun(calm.config)
     assert run.finish() == 0, run.output
 
+    folds = set(read_table(calm.config.parent / "warehouse", "targets")["fold"])
+
     stormy = write_world(world, tmp_path / "stormy")
     root = stormy.config.parent / "warehouse"
     resume_from = STAGES[0].name
@@ -62,7 +64,7 @@ def test_a_kill_in_every_stage_changes_nothing(tmp_path: Path) -> None:
         run = PipelineRun(stormy.config, "--from", resume_from)
         folders = [root / name for name in stage.writes]
         if stage.own_application:  # its checkpoints
-            folders = [folder / stage.name.removeprefix("train_") for folder in (root / "_artifacts").iterdir()]
+            folders = [root / "_artifacts" / fold / stage.name.removeprefix("train_") for fold in folds]
         run.kill_when_writing(folders, stage.name)
         resume_from = stage.name
     run = PipelineRun(stormy.config, "--from", resume_from)
