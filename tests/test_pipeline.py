@@ -5,13 +5,16 @@ The tables are then judged by an independent program: pandas on what ``deltalake
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import SparkSession
 
 from pipeline_runs import ROOT, PipelineRun, read_table
 from world import NON_MERCHANDISE, World, Written, make_world, write_world
@@ -156,6 +159,18 @@ def test_dry_run_writes_nothing_and_says_what_would_run(done: Done) -> None:
     assert "no (not chosen)" in run.output
     assert "candidates@" in run.output
     assert before == {path: path.stat().st_mtime_ns for path in done.root.rglob("*.json")}
+
+
+def test_the_notebook_runs_on_a_runs_tables(done: Done, spark: SparkSession) -> None:
+    notebook = json.loads((ROOT / "notebooks" / "recommendations.ipynb").read_text())
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            names["CONFIG"] = str(done.written.config)
+    assert set(names["models"]["model"]) == {*MODELS, "popularity"}
+    assert names["categories"]["customers"].max() > 1
+    assert names["uses"]["count"].sum() == done.written.num_clean
 
 
 @pytest.mark.slow
