@@ -35,7 +35,7 @@ FIGURES = {
         (5, 0),
     ),
     "example_tsv_epoch": ((5, 4, 1, 0), {"event_ts_unparsable": 1}, (3, 0)),
-    "example_jsonl": ((7, 4, 3, 0), {"price_not_positive": 1, "row_malformed": 1, "user_id_missing": 1}, (3, 1)),
+    "example_jsonl": ((7, 5, 2, 0), {"row_malformed": 1, "user_id_missing": 1}, (3, 1)),
 }
 
 
