@@ -3,7 +3,7 @@
 ./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
 """
 
-from xrec.generators.sources import SOURCES_ALWAYS, candidates_of, describe_candidates
+from xrec.generators.sources import SOURCES_ALWAYS, candidates_of, describe_candidates, users_of_folds
 from xrec.ranking.eligibility import eligible_items
 from xrec.runs.stage import Figures, StageContext, main
 
@@ -13,10 +13,11 @@ def run(context: StageContext) -> Figures:
     tables, settings = context.tables, context.settings
     eligible = eligible_items(tables.read("items"))
     sources = dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources))
-    for source in sources:
-        rows = candidates_of(source, tables, eligible, context.folds, settings)
-        tables.write("candidates", rows, fold=[fold.name for fold in context.folds], source=source)
-        context.say(f"{source}: done")
+    with users_of_folds(tables, eligible, context.folds) as users:
+        for source in sources:
+            rows = candidates_of(source, tables, users, eligible, settings)
+            tables.write("candidates", rows, fold=list(users), source=source)
+            context.say(f"{source}: done")
     return describe_candidates(tables.read("candidates", fold=context.main_fold.name), list(sources))
 
 

@@ -33,6 +33,7 @@ ALLOWED = {
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/schemas.py", "check_rows", "collect"),
+    ("xrec/schemas.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
@@ -41,6 +42,8 @@ ALLOWED = {
     # Rows that are checked and counted before they are written; freed right after.
     ("xrec/storage/tables.py", "Tables.write", "persist"),
     ("xrec/ingest/cleaning.py", "cleaned", "persist"),
+    # A row a user and scope, which every source of candidates starts from; freed at the stage's end.
+    ("xrec/generators/sources.py", "users_of_folds", "persist"),
 }
 
 

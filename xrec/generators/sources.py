@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -20,25 +22,43 @@ SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
 """Sources that are made whatever ``ranking.sources`` says: the baselines of the evaluation."""
 
 
-def candidates_of(
-    source: str, tables: Tables, eligible: DataFrame, folds: Sequence[Fold], settings: Settings
-) -> DataFrame:
-    """The candidates of one source in all folds: rows of ``candidates``, ``versions`` left out."""
-    rows = [
-        _of_fold(source, tables, eligible, fold.name, settings).select(
-            F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
-        )
+@contextmanager
+def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -> Iterator[dict[str, DataFrame]]:
+    """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks."""
+    users = {
+        fold.name: users_of(
+            tables.read("interactions", fold=fold.name), tables.read("user_categories", fold=fold.name), eligible
+        ).persist(StorageLevel.DISK_ONLY)
         for fold in folds
+    }
+    try:
+        yield users
+    finally:
+        for kept in users.values():
+            kept.unpersist()
+
+
+def candidates_of(
+    source: str, tables: Tables, users: Mapping[str, DataFrame], eligible: DataFrame, settings: Settings
+) -> DataFrame:
+    """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out."""
+    rows = [
+        _of_fold(source, tables, users[fold], eligible, fold, settings).select(
+            F.lit(fold).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
+        )
+        for fold in users
     ]
     return reduce(DataFrame.unionByName, rows)
 
 
-def _of_fold(source: str, tables: Tables, eligible: DataFrame, fold: str, settings: Settings) -> DataFrame:
-    interactions = tables.read("interactions", fold=fold)
-    users = users_of(interactions, tables.read("user_categories", fold=fold), eligible)
+def _of_fold(
+    source: str, tables: Tables, users: DataFrame, eligible: DataFrame, fold: str, settings: Settings
+) -> DataFrame:
     if source == popularity.SOURCE:
+        interactions = tables.read("interactions", fold=fold)
         return popularity.popular_candidates(users, eligible, interactions, settings.ranking)
     if source == item_knn.SOURCE:
+        interactions = tables.read("interactions", fold=fold)
         return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, settings.ranking)
     return factor_candidates(users, eligible, tables.read("vectors"), settings.ranking, model=source, fold=fold)
 

@@ -166,7 +166,9 @@ def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItem
 def spread(rows: DataFrame, column: str) -> DataFrame:
     """Rows in as many partitions as the session shuffles to: adaptive execution would put a small table into one task."""
     configured = str(rows.sparkSession.conf.get("spark.sql.shuffle.partitions"))
-    return rows.repartition(int(configured), column) if configured.isdigit() else rows.repartition(column)
+    # By a hash: rows that lie by the column itself already would stay where they are, one task for all of a small table.
+    key = F.xxhash64(column)
+    return rows.repartition(int(configured), key) if configured.isdigit() else rows.repartition(key)
 
 
 def build_masks(batch: pa.RecordBatch, items: ItemBlock) -> Masks:
