@@ -17,12 +17,12 @@ from sequence_world import FOLD, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, read_staged
 from xrec.sequence import loader
-from xrec.sequence.checkpoint import Epoch, Progress, load_progress
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
-from xrec.sequence.launch import train_all
 from xrec.sequence.loader import Shard
 from xrec.sequence.losses import full_softmax, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model
+from xrec.sequence.progress import Epoch, Progress, load_progress
+from xrec.sequence.ranks import train_all
 from xrec.sequence.trainer import TrainingError, note_epoch, schedule
 
 pytestmark = pytest.mark.torch

@@ -1,7 +1,8 @@
 """Starts the ranks: by Spark (``horovod.spark.run``) or as one that horovodrun started. The one file that sees both engines.
 
-The training function is the same under both. One launch trains all folds of a run, because starting takes as long as an
-epoch. Without Spark (GPU hosts) the folds and table versions come from the files beside the export.
+One launch trains all folds of a run, because starting takes as long as an epoch. Without Spark (GPU hosts) the folds and
+table versions come from the files beside the export. Torch, which takes seconds to import, is for the ranks alone: the
+driver never loads it.
 """
 
 from __future__ import annotations
@@ -11,58 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import horovod.torch as hvd
-import torch
-
 from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
-from xrec.sequence.checkpoint import Progress
-from xrec.sequence.encode import encode_all
-from xrec.sequence.journal import Following, Journal
-from xrec.sequence.spec import TrainingSpec
-from xrec.sequence.trainer import Trainer
+from xrec.sequence.journal import Following
+from xrec.sequence.progress import Progress
+from xrec.sequence.spec import LaunchError, TrainingSpec
 from xrec.storage.files import absolute
 
 Figures = dict[str, str]
-
-
-class LaunchError(ValueError):
-    """Processes that cannot all start; the message says what is missing."""
-
-
-def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
-    """Train and encode one fold after the other; every rank calls this, and rank 0 reports.
-
-    A run that is killed leaves its trainings open: the same run again resumes each where it was.
-
-    Parameters
-    ----------
-    journal
-        Where rank 0's lines go, for a driver that follows them; None: to standard output.
-    """
-    hvd.init()
-    try:
-        say = _say_nothing if hvd.rank() else Journal(journal).say if journal else _print
-        sequence = specs[0].settings.sequence
-        if sequence.num_shards % hvd.size():
-            raise LaunchError(
-                f"sequence.num_shards: found {sequence.num_shards}, expected a multiple of the {hvd.size()} processes"
-            )
-        threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
-        torch.set_num_threads(threads)
-        device = _device()
-        trained = []
-        for spec in specs:
-            trainer = Trainer(spec, device, say)
-            progress = trainer.run()
-            staged = encode_all(spec, trainer.model, device)
-            say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
-            trained.append((trainer, progress))
-        for trainer, progress in trained:
-            trainer.close(progress)
-        return [progress for _, progress in trained]
-    finally:
-        hvd.shutdown()
 
 
 def train_under_spark(context: Any, model: str) -> Figures:
@@ -74,7 +31,7 @@ def train_under_spark(context: Any, model: str) -> Figures:
 
 
 def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], None]) -> list[Progress]:
-    """``train_all`` in as many Spark tasks at the same time as there are processes; gives rank 0's answer.
+    """The ranks in as many Spark tasks at the same time as there are processes; gives rank 0's answer.
 
     ``say`` gets rank 0's lines as they come.
 
@@ -97,7 +54,7 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
     try:
         with Following(journal, say):
             answers = horovod.spark.run(
-                train_all,
+                _as_rank,
                 args=(specs, journal),
                 num_proc=sequence.num_processes,
                 start_timeout=sequence.start_timeout,
@@ -119,7 +76,7 @@ def run_as_rank(model: str, settings: Settings) -> None:
     """Train a model on all folds of the last export, as one of the ranks that horovodrun started; no JVM is needed."""
     folds = read_exported_folds(absolute(settings.storage.artifacts_root))
     specs = [TrainingSpec.find(model, fold, settings) for fold in folds]
-    progresses = train_all(specs)
+    progresses = _as_rank(specs)
     if os.environ.get("HOROVOD_RANK", "0") == "0":
         for figure, value in describe_training(specs, progresses).items():
             print(f"    {figure}: {value}", flush=True)
@@ -138,22 +95,7 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
     }
 
 
-def _device() -> torch.device:
-    """The rank's own GPU where there is one."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_device(hvd.local_rank())
-    return torch.device("cuda", hvd.local_rank())
+def _as_rank(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
+    from xrec.sequence.ranks import train_all  # noqa: PLC0415 - it imports torch
 
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
-
-
-def _say_nothing(line: str) -> None:
-    """The other ranks have nothing to add."""
+    return train_all(specs, journal)

@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from xrec.config import Sequence
-from xrec.sequence.checkpoint import load_progress, load_tensors
+from xrec.sequence.checkpoint import load_tensors
 from xrec.sequence.gru import GRU
+from xrec.sequence.progress import load_progress
 from xrec.sequence.transformer import Transformer
 from xrec.storage.files import FilesError, read_json
 

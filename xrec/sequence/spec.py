@@ -9,6 +9,10 @@ from xrec.features.sequence_files import Export, model_location, read_export, st
 from xrec.storage.files import absolute
 
 
+class LaunchError(ValueError):
+    """Processes that cannot all start; the message says what is missing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """A model of one fold: the same on every rank."""

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
-from xrec.sequence.checkpoint import Epoch, Progress, load_progress, load_tensors, save_epoch, save_progress
+from xrec.sequence.checkpoint import load_tensors, save_epoch
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import sampled_softmax
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
+from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.validation import validate

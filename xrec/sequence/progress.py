@@ -1,0 +1,61 @@
+"""How far a training is: what ``progress.json`` in its checkpoint says. Free of torch, so that the driver can read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from xrec.storage.files import exists, read_json, write_json
+
+
+@dataclass(kw_only=True)
+class Epoch:
+    """What one epoch came to; one line of progress."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean weighted sampled-softmax loss of a training target, in nats."""
+    ndcg: float | None
+    """NDCG@10 of held-back validation users: for early stopping, never to be reported. None without such users."""
+    hit_rate: float | None
+    seconds: float
+    """Training and validation."""
+    windows_per_second: float
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training is."""
+
+    digest: str
+    """Settings and seed; see xrec/features/sequence_files.py."""
+    version: int
+    """Delta version of the sequences."""
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    """The epoch whose weights count; 0: none yet."""
+    done: bool = False
+    """The last epoch or the end of patience is reached."""
+    closed: bool = False
+    """The run that this belongs to has ended; a later one trains again."""
+
+    @property
+    def last(self) -> int:
+        """The newest epoch."""
+        return len(self.epochs)
+
+
+def save_progress(folder: str, progress: Progress) -> None:
+    """Write ``progress.json``."""
+    write_json(f"{folder}/progress.json", asdict(progress))
+
+
+def load_progress(folder: str) -> Progress | None:
+    """What ``progress.json`` says, or None where there is none."""
+    location = f"{folder}/progress.json"
+    if not exists(location):
+        return None
+    values: dict[str, Any] = read_json(location)
+    values["epochs"] = [Epoch(**epoch) for epoch in values["epochs"]]
+    return Progress(**values)

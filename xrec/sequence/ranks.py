@@ -1,0 +1,71 @@
+"""What every rank does: train and encode one fold after the other, the same under both launchers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import horovod.torch as hvd
+import torch
+
+from xrec.sequence.encode import encode_all
+from xrec.sequence.journal import Journal
+from xrec.sequence.progress import Progress
+from xrec.sequence.spec import LaunchError, TrainingSpec
+from xrec.sequence.trainer import Trainer
+
+
+def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
+    """Train and encode one fold after the other; every rank calls this, and rank 0 reports.
+
+    A run that is killed leaves its trainings open: the same run again resumes each where it was.
+
+    Parameters
+    ----------
+    journal
+        Where rank 0's lines go, for a driver that follows them; None: to standard output.
+    """
+    hvd.init()
+    try:
+        say = _say_nothing if hvd.rank() else Journal(journal).say if journal else _print
+        sequence = specs[0].settings.sequence
+        if sequence.num_shards % hvd.size():
+            raise LaunchError(
+                f"sequence.num_shards: found {sequence.num_shards}, expected a multiple of the {hvd.size()} processes"
+            )
+        threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
+        torch.set_num_threads(threads)
+        device = _device()
+        trained = []
+        for spec in specs:
+            trainer = Trainer(spec, device, say)
+            progress = trainer.run()
+            staged = encode_all(spec, trainer.model, device)
+            say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
+            trained.append((trainer, progress))
+        for trainer, progress in trained:
+            trainer.close(progress)
+        return [progress for _, progress in trained]
+    finally:
+        hvd.shutdown()
+
+
+def _device() -> torch.device:
+    """The rank's own GPU where there is one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(hvd.local_rank())
+    return torch.device("cuda", hvd.local_rank())
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    """The other ranks have nothing to add."""
