@@ -1,4 +1,4 @@
-"""judge: which events count, and which do not and why: repeats, returns, and users who are no persons.
+"""judge: which events count, and which do not and why: repeats, returns, users who are no persons or opted out.
 
 ./spark-submit.sh jobs/judge.py --set log_rules.return_days=30 --set persons.max_events_a_day=300
 """
@@ -14,7 +14,8 @@ def run(context: StageContext) -> Figures:
     events = tables.read("events").drop(C.VERSIONS, C.DELIVERY_ID)
     tables.write("persons", persons_of(events, settings))
     persons = tables.read("persons")
-    tables.write("judged_events", judge(events, persons, settings))
+    opt_outs = tables.read("opt_outs") if tables.exists("opt_outs") else None
+    tables.write("judged_events", judge(events, persons, settings, opt_outs))
     return describe_judged(tables.read("judged_events"), persons, num_clean=events.count())
 
 

@@ -5,7 +5,14 @@
 
 from xrec import columns as C
 from xrec.ranking.blend import read_choices
-from xrec.ranking.lists import check_lists, describe_lists, lists_of, model_version_of, recommendation_rows
+from xrec.ranking.lists import (
+    check_lists,
+    describe_lists,
+    lists_of,
+    model_version_of,
+    recommendation_rows,
+    users_served,
+)
 from xrec.ranking.reasons import with_reasons
 from xrec.runs.stage import Figures, StageContext, main
 
@@ -21,9 +28,10 @@ def run(context: StageContext) -> Figures:
     lists = lists_of(candidates, choices, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
+    opt_outs = tables.read("opt_outs") if tables.exists("opt_outs") else None
     rows = recommendation_rows(
         explained,
-        tables.read("users"),
+        users_served(tables.read("users"), opt_outs),
         fold=fold,
         data_version=tables.read_versions["judged_events"],
         model_version=model_version_of(tables, candidates),

@@ -125,6 +125,25 @@ class Log(_Frozen):
     """Name of this delivery; loading it again replaces its rows only."""
 
 
+class OptOuts(_Frozen):
+    """A list of users who are neither learned from nor recommended to."""
+
+    file: File
+    user_id: str
+    """Column of the user's key, as in the log."""
+
+
+class Privacy(_Frozen):
+    """What the tables know of persons."""
+
+    pseudonymise: bool = False
+    """Users enter as the HMAC-SHA-256 of their key; the quarantine then keeps the mapped fields alone."""
+    key: Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")] = "env:XREC_PSEUDONYM_KEY"
+    """Where the secret is: env:NAME (an environment variable of the driver) or file:/PATH (a mounted secret)."""
+    opt_outs: OptOuts | None = None
+    """Everybody who opted out, in each run anew; they are left out from this run on. Without it the last list stays in force."""
+
+
 class Catalogue(_Frozen):
     """The item catalogue: a file of its own, or columns of the log."""
 
@@ -371,6 +390,7 @@ class Settings(_Frozen):
     storage: Storage
     log: Log
     catalogue: Catalogue
+    privacy: Privacy = Privacy()
     categories: Categories = Categories()
     folds: Folds = Folds()
     weights: Weights = Weights()

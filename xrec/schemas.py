@@ -67,6 +67,13 @@ _TABLES = (
         made_by="ingest",
     ),
     Table(
+        name="opt_outs",
+        row="a user who opted out, whether the log knows him or not",
+        columns="user_id string",
+        key=(C.USER_ID,),
+        made_by="ingest (where privacy.opt_outs names a list)",
+    ),
+    Table(
         name="persons",
         row="a user of the log, with the signs of his busiest day and, where he is flagged as no person, since when and why",
         columns=(

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.mapping import check_time_format, map_columns
+from xrec.ingest.privacy import pseudonyms_of
 from xrec.ingest.reader import InputError, column_names, count_rows, reading
 from xrec.ingest.rules import FIELD_OF_REASON, MALFORMED_LINE, apply_rules, expected, is_clean
 
@@ -53,7 +54,7 @@ class CleanLog:
 
 
 @contextmanager
-def cleaned(raw: DataFrame, settings: Settings) -> Iterator[CleanLog]:
+def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Iterator[CleanLog]:
     """Rows of :func:`xrec.ingest.reader.read_raw` to clean events and rejected rows, kept on disk within the context.
 
     Of rows that are equal in every source column one stays (that of the first file by name); the others are counted as
@@ -72,14 +73,14 @@ def cleaned(raw: DataFrame, settings: Settings) -> Iterator[CleanLog]:
     log = settings.log
     mapped = map_columns(raw, log.columns, log.file)
     check_time_format(raw.sparkSession, log.time)
-    ruled = apply_rules(mapped, settings)
+    ruled = apply_rules(mapped, settings, key)
     num_read = count_rows(raw, log.file)
     tagged = tag(ruled).persist(StorageLevel.DISK_ONLY)  # read three times: counted, and written to two tables
     try:
         with reading(log.file):
             groups = tagged.groupBy(C.IS_DUPLICATE, C.REASONS).count().collect()  # as many as sets of reasons
         counts = {(row[C.IS_DUPLICATE], tuple(row[C.REASONS])): int(row["count"]) for row in groups}
-        result = _account(tagged, num_read, counts)
+        result = _account(tagged, num_read, counts, key)
         kept_share = 1 - result.num_quarantined / result.num_read
         if result.num_clean == 0 or kept_share < 1 - log.max_rejected_share:
             raise InputError(_rejection_report(result, settings))
@@ -127,7 +128,9 @@ def check_accounting(*, read: int, clean: int, quarantined: int, duplicates: int
         )
 
 
-def _account(tagged: DataFrame, num_read: int, counts: dict[tuple[bool, tuple[str, ...]], int]) -> CleanLog:
+def _account(
+    tagged: DataFrame, num_read: int, counts: dict[tuple[bool, tuple[str, ...]], int], key: bytes | None
+) -> CleanLog:
     by_reason: Counter[str] = Counter()
     for (is_duplicate, reasons), count in counts.items():
         if not is_duplicate:
@@ -137,9 +140,11 @@ def _account(tagged: DataFrame, num_read: int, counts: dict[tuple[bool, tuple[st
     num_clean = counts.get((False, ()), 0)
     num_quarantined = sum(count for (is_duplicate, reasons), count in counts.items() if reasons and not is_duplicate)
     check_accounting(read=num_read, clean=num_clean, quarantined=num_quarantined, duplicates=num_duplicates)
+    # A plain hash of the whole source row could be found again by whoever guesses the row.
+    row_id = F.col(C.ROW_ID) if key is None else F.left(pseudonyms_of(F.col(C.ROW_ID), key), F.lit(32))
     return CleanLog(
         events=tagged.where(first & is_clean()).drop(C.ROW_ID, C.FILE, C.RAW, C.REASONS, C.IS_DUPLICATE),
-        quarantine=tagged.where(first & ~is_clean()).select(C.ROW_ID, C.FILE, C.RAW, C.REASONS),
+        quarantine=tagged.where(first & ~is_clean()).select(row_id.alias(C.ROW_ID), C.FILE, C.RAW, C.REASONS),
         num_read=num_read,
         num_clean=num_clean,
         num_quarantined=num_quarantined,

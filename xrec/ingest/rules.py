@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.mapping import TEXT, expected_time, plausible, timestamp_of
+from xrec.ingest.privacy import WITHHELD, pseudonyms_of
 from xrec.ingest.reader import InputError
 
 MALFORMED_LINE = "_line"
@@ -33,12 +34,13 @@ FIELD_OF_REASON = {
 """Every reason, in the order in which a row carries them, with the field that it is about."""
 
 
-def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
+def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None) -> DataFrame:
     """Mapped raw rows to the same rows with the events' columns, ``reasons`` (empty: clean) and ``raw`` (clean: null).
 
     A row carries every reason that holds, except that of a malformed row no column is trusted: it is ``row_malformed``
     alone. A missing quantity or price is no fault, it stays null. ``raw`` is the source row as JSON, or
-    ``{"_line": "..."}`` where it is malformed.
+    ``{"_line": "..."}`` where it is malformed. With a ``key`` (:mod:`xrec.ingest.privacy`) users are pseudonyms, and ``raw`` has
+    the mapped columns alone.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
     has_type_column = columns.event_type is not None
     rows = mapped.withColumns(
         {
-            C.USER_ID: F.col(C.USER_ID + TEXT),
+            C.USER_ID: F.col(C.USER_ID + TEXT) if key is None else pseudonyms_of(F.col(C.USER_ID + TEXT), key),
             C.ITEM_ID: F.col(C.ITEM_ID + TEXT),
             C.EVENT_TYPE: event_type_of(settings) if has_type_column else F.lit(settings.log.event_type),
             C.EVENT_TS: timestamp_of(F.col(C.EVENT_TS + TEXT), settings.log.time),
@@ -78,9 +80,20 @@ def apply_rules(mapped: DataFrame, settings: Settings) -> DataFrame:
     assert set(faults) == set(FIELD_OF_REASON) - {"row_malformed"}
     found = F.array_compact(F.array(*[F.when(faults[reason], F.lit(reason)) for reason in faults]))
     reasons = F.when(F.col(C.MALFORMED).isNotNull(), F.array(F.lit("row_malformed"))).otherwise(found)
-    line = F.to_json(F.struct(F.col(C.MALFORMED).alias(MALFORMED_LINE)))
-    raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(C.SOURCE_ROW))
+    line, row = F.col(C.MALFORMED), F.col(C.SOURCE_ROW)
+    if key is not None:
+        line, row = F.lit(WITHHELD), _mapped_alone(settings)
+    line = F.to_json(F.struct(line.alias(MALFORMED_LINE)))
+    raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(row))
     return rows.withColumn(C.REASONS, reasons).withColumn(C.RAW, raw)
+
+
+def _mapped_alone(settings: Settings) -> Column:
+    """The source's mapped columns under its own names, the user as a pseudonym: a column that no setting names never enters."""
+    mapped = {name: field for field, name in settings.log.columns.model_dump().items() if name is not None}
+    return F.struct(
+        *[F.col(field if field == C.USER_ID else field + TEXT).alias(name) for name, field in mapped.items()]
+    )
 
 
 def negatives_to_returns(rows: DataFrame) -> DataFrame:

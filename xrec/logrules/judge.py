@@ -16,16 +16,20 @@ from xrec.logrules.repeats import mark_repeats
 from xrec.logrules.returns import match_returns
 from xrec.logrules.sessions import mark_sessions
 
-USED, NO_PERSON, REPEAT, RETURNED, RETURN, STRAY_RETURN = (
+USED, OPTED_OUT, NO_PERSON, REPEAT, RETURNED, RETURN, STRAY_RETURN = (
     "used",
+    "opted_out",
     "no_person",
     "repeat",
     "returned",
     "return",
     "stray_return",
 )
-USES = (USED, NO_PERSON, REPEAT, RETURNED, RETURN, STRAY_RETURN)
-"""What becomes of an event; where several hold, the first of: no_person, repeat, stray_return, return, returned, used."""
+USES = (USED, OPTED_OUT, NO_PERSON, REPEAT, RETURNED, RETURN, STRAY_RETURN)
+"""What becomes of an event; where several hold, the first of: opted_out, no_person, repeat, stray_return, return, returned."""
+
+_ALWAYS = "1900-01-01"
+"""Before every event: who opted out is not learned from in any fold."""
 
 
 class AccountingError(ValueError):
@@ -42,10 +46,11 @@ def persons_of(events: DataFrame, settings: Settings) -> DataFrame:
     )
 
 
-def judge(events: DataFrame, persons: DataFrame, settings: Settings) -> DataFrame:
+def judge(events: DataFrame, persons: DataFrame, settings: Settings, opt_outs: DataFrame | None = None) -> DataFrame:
     """Clean events with ``use``, ``void_ts`` (null: counts) and ``session_ts`` (null where the log has no clock).
 
-    A repeat is set aside before returns are matched, so that a double click is returned once.
+    A repeat is set aside before returns are matched, so that a double click is returned once. ``opt_outs`` has the users
+    (``user_id``) who are not to be learned from.
     """
     rules, clocked = settings.log_rules, _has_clock(settings)
     seconds = rules.repeat_seconds if clocked else 0.0
@@ -62,12 +67,17 @@ def judge(events: DataFrame, persons: DataFrame, settings: Settings) -> DataFram
         matched = marked.join(found, C.EVENT_ID, how="left")
     flagged = persons.where(F.col(C.FLAGGED_TS).isNotNull()).select(C.USER_ID, C.FLAGGED_TS)
     rows = matched.join(flagged, C.USER_ID, how="left")
+    has_left = F.lit(False)
+    if opt_outs is not None:
+        rows = rows.join(opt_outs.select(C.USER_ID, F.lit(True).alias(C.OPTED_OUT)), C.USER_ID, how="left")
+        has_left = F.coalesce(F.col(C.OPTED_OUT), F.lit(False))
     if clocked:
         rows = mark_sessions(rows, rules.session_gap_minutes)
     else:
         rows = rows.withColumn(C.SESSION_TS, F.lit(None).cast("timestamp"))
     is_return = F.col(C.EVENT_TYPE) == C.RETURN
     cases = {
+        OPTED_OUT: (has_left, F.to_timestamp(F.lit(_ALWAYS))),
         NO_PERSON: (F.col(C.FLAGGED_TS).isNotNull(), F.col(C.FLAGGED_TS)),
         REPEAT: (F.col(C.IS_REPEAT), F.col(C.EVENT_TS)),
         STRAY_RETURN: (F.coalesce(F.col(C.IS_UNMATCHED), F.lit(False)), F.col(C.EVENT_TS)),

@@ -62,6 +62,11 @@ def check_lists(
         )
 
 
+def users_served(users: DataFrame, opt_outs: DataFrame | None) -> DataFrame:
+    """Rows of ``users`` without those who opted out, also since the candidates were made."""
+    return users if opt_outs is None else users.join(opt_outs.select(C.USER_ID), C.USER_ID, how="left_anti")
+
+
 def recommendation_rows(
     lists: DataFrame, users: DataFrame, *, fold: Fold, data_version: int, model_version: str
 ) -> DataFrame:
