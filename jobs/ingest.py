@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.ingest.catalogue import load_catalogue
+from xrec.ingest.catalogue import describe_catalogue, load_catalogue
 from xrec.ingest.cleaning import cleaned
 from xrec.ingest.privacy import KEY_FIGURE, check_same_key, fingerprint, load_opt_outs, read_key
 from xrec.ingest.reader import read_raw
@@ -23,7 +23,7 @@ def run(context: StageContext) -> Figures:
     key = read_key(settings.privacy)
     check_same_key(key, figure_of_other_deliveries(tables, delivery_id, KEY_FIGURE))
     raw = read_raw(context.spark, settings.log.file)
-    catalogue = load_catalogue(raw, settings)
+    catalogue, num_left_out = load_catalogue(raw, settings)
     opt_outs = load_opt_outs(context.spark, settings.privacy, key)
     with cleaned(raw, settings, key) as log:
         delivery = F.lit(delivery_id).alias(C.DELIVERY_ID)
@@ -32,7 +32,8 @@ def run(context: StageContext) -> Figures:
         tables.write("catalogue", catalogue)
         if opt_outs is not None:
             tables.write("opt_outs", opt_outs)
-        return {**log.figures(), KEY_FIGURE: fingerprint(key)}
+        described = describe_catalogue(tables.read("catalogue"), num_left_out)
+        return {**log.figures(), **described, KEY_FIGURE: fingerprint(key)}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_figures(spark: SparkSession, name: str, monkeypatch: pytest.MonkeyPatch
         assert (log.num_read, log.num_clean, log.num_quarantined, log.num_duplicates) == counts
         assert dict(sorted(log.num_by_reason.items())) == reasons
         assert log.events.select(C.EVENT_ID).distinct().count() == counts[1]
-    items = load_catalogue(raw, settings)
+    items, _ = load_catalogue(raw, settings)
     without = F.count_if(F.size(C.CATEGORY_PATH) == 0)
     assert tuple(items.agg(F.count("*"), without).first() or ()) == (num_items, num_without)
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import File, Settings, TimeFormat
-from xrec.ingest.catalogue import load_catalogue
+from xrec.ingest.catalogue import describe_catalogue, load_catalogue
 from xrec.ingest.cleaning import AccountingError, check_accounting, cleaned
 from xrec.ingest.mapping import check_time_format, plausible, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw, resolve_path
@@ -103,16 +103,24 @@ FAULTS: dict[str, tuple[str, str]] = {
     # reason: (column, a value that has it); some reasons twice, in other guises
     "user_id_missing": ("user", ""),
     "user_id_missing (blanks)": ("user", "  \t"),
+    "user_id_too_long": ("user", "u" * 257),
+    "user_id_damaged": ("user", "M\ufffdller"),
     "item_id_missing": ("item", ""),
+    "item_id_too_long": ("item", "i" * 400),
+    "item_id_damaged": ("item", "a\x07b"),
     "event_ts_missing": ("time", " "),
     "event_ts_unparsable": ("time", "2024-13-01 10:00:00"),
     "event_ts_unparsable (time only)": ("time", "12:30"),
     "event_ts_unparsable (letters)": ("time", "yesterday"),
+    "event_ts_too_early": ("time", "1969-12-31 23:59:59"),
+    "event_ts_too_late": ("time", "2199-01-01 00:00:00"),
     "event_type_missing": ("action", ""),
     "event_type_unknown": ("action", "teleport"),
     "quantity_unparsable": ("units", "two"),
     "quantity_unparsable (nan)": ("units", "NaN"),
     "quantity_not_positive": ("units", "0"),
+    "quantity_too_large": ("units", "1000000.5"),
+    "price_too_large": ("amount", "1e9"),
     "price_unparsable": ("amount", "-Infinity"),
     "price_unparsable (comma)": ("amount", '"1,50"'),
     "price_not_positive": ("amount", "-0.01"),
@@ -551,7 +559,7 @@ def catalogue_of(spark: SparkSession, path: Path, **catalogue: Any) -> dict[str,
     values = settings.model_dump()
     values["catalogue"] = catalogue
     settings = Settings.model_validate(values)
-    items: DataFrame = load_catalogue(read_raw(spark, settings.log.file), settings)
+    items, _ = load_catalogue(read_raw(spark, settings.log.file), settings)
     return {row[C.ITEM_ID]: (row[C.CATEGORY_PATH], row[C.LABEL]) for row in items.collect()}
 
 
@@ -588,25 +596,61 @@ def test_category_paths_from_columns_a_separator_and_prefixes(spark: SparkSessio
     }
 
 
-def test_an_item_with_several_categories_gets_the_most_frequent_then_the_first_by_name(
-    spark: SparkSession, tmp_path: Path
+@pytest.mark.parametrize("timed", [True, False])
+def test_an_item_with_several_categories_gets_the_latest_then_the_most_frequent_then_the_first_by_name(
+    spark: SparkSession, tmp_path: Path, timed: bool
 ) -> None:
     draw = random.Random(3)
+    days = ["", "2024-01-01", "2024-01-02", "2024-01-03", "someday"]
     rows = [
-        (f"i{draw.randrange(8)}", draw.choice(["", "", "b", "a", "c"]), draw.choice(["", "x", "y"])) for _ in range(120)
+        (f"i{draw.randrange(8)}", draw.choice(["", "", "b", "a", "c"]), draw.choice(["", "x", "y"]), draw.choice(days))
+        for _ in range(120)
     ]
-    rows += [("i9", "", "z"), ("i10", "b", "x"), ("i10", "a", "x"), ("i10", "", "x"), ("i10", "", "y")]
-    log = tmp_path / "log.csv"
-    log.write_text("item,category,name\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    rows += [
+        ("i9", "", "z", ""),
+        ("i10", "b", "x", ""),
+        ("i10", "a", "x", ""),
+        ("i10", "", "x", ""),
+        ("i10", "", "y", ""),
+    ]
+    file = tmp_path / "products.csv"
+    file.write_text("item,category,name,day\n" + "".join(f"{','.join(row)}\n" for row in rows))
     expected = {}
     for item in {row[0] for row in rows}:
-        paths = Counter(category for key, category, _ in rows if key == item and category)
-        path = min(paths, key=lambda name: (-paths[name], name)) if paths else ""
-        labels = Counter(label for key, category, label in rows if (key, category) == (item, path) and label)
+        named = [
+            (category, day if day[:2] == "20" else "") for key, category, _, day in rows if key == item and category
+        ]
+        last = {category: max(day for name, day in named if name == category) for category, _ in named}
+        counts = Counter(category for category, _ in named)
+        order = {name: (last[name] if timed else "", counts[name]) for name in counts}
+        path = min(name for name in order if order[name] == max(order.values())) if order else ""
+        labels = Counter(label for key, category, label, _ in rows if (key, category) == (item, path) and label)
         label = min(labels, key=lambda name: (-labels[name], name)) if labels else None
-        expected[item] = ([path] if path else [], label)
-    # Columns of the log itself: no file, and the log's own key.
-    assert catalogue_of(spark, log, category="category", label=["name"]) == expected
+        expected[item] = ([path] if path else [], label, [[name] for name in sorted(counts) if name != path])
+    log = write_csv(tmp_path / "log.csv", [clean_row(0)])
+    values = settings_for(log).model_dump()
+    values["catalogue"] = {"file": {"path": str(file), "format": "csv"}, "category": "category", "label": ["name"]}
+    values["catalogue"] |= {"updated_ts": "day"} if timed else {}
+    settings = Settings.model_validate(values)
+    items, num_left_out = load_catalogue(read_raw(spark, settings.log.file), settings)
+    assert num_left_out == 0
+    found = {row[C.ITEM_ID]: (row[C.CATEGORY_PATH], row[C.LABEL], row[C.OTHER_PATHS]) for row in items.collect()}
+    assert found == expected
+
+
+def test_a_catalogue_inside_the_log_takes_the_latest_event_and_says_so(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [{**clean_row(n), "item": "i1", "action": "view"} for n in range(3)]
+    rows[0] |= {"time": "2024-03-09 10:00:00", "amount": "7"}
+    log = write_csv(tmp_path / "log.csv", rows)
+    values = settings_for(log).model_dump()
+    values["catalogue"] = {"category": "amount"}
+    items, _ = load_catalogue(read_raw(spark, settings_for(log).log.file), Settings.model_validate(values))
+    (row,) = items.collect()
+    assert row[C.CATEGORY_PATH] == ["7"]
+    assert row[C.OTHER_PATHS] == [["1.25"], ["1.5"]]
+    figures = describe_catalogue(items, 2)
+    assert figures["items_with_several_categories"].endswith("such as i1: 7, not 1.25; 1.5")
+    assert figures["catalogue_rows_left_out"] == "2 (malformed, or without an item)"
 
 
 def test_catalogue_faults_name_their_key(spark: SparkSession, tmp_path: Path) -> None:

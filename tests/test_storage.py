@@ -93,6 +93,18 @@ def test_a_table_without_owners_is_replaced_whole(spark: SparkSession, storage: 
     assert [row[C.SOURCE] for row in tables.read("blend_weights").collect()] == ["gru"]
 
 
+def test_a_table_of_an_earlier_version_takes_the_new_columns(spark: SparkSession, storage: Storage) -> None:
+    tables = Tables(spark, storage)
+    earlier = blend(spark, "als").drop("ndcg_popularity").withColumn("versions", F.lit(""))
+    if storage.catalog:
+        earlier.writeTo(tables.location("blend_weights")).using("delta").create()
+    else:
+        earlier.write.format("delta").save(tables.location("blend_weights"))
+    tables.write("blend_weights", blend(spark, "gru"))
+    rows = tables.read("blend_weights")
+    assert [(row["source"], row["ndcg_popularity"]) for row in rows.collect()] == [("gru", 0.1)]
+
+
 def test_a_run_date_is_replaced_alone(spark: SparkSession, tables: Tables) -> None:
     def lists(day: int, item: str) -> DataFrame:
         values = {name.name: None for name in TABLES["recommendations"].schema} | {

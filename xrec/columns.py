@@ -53,6 +53,8 @@ GAP_VARIATION = "gap_variation"
 CATEGORY = "category"
 CATEGORY_PATH = "category_path"
 LABEL = "label"
+OTHER_PATHS = "other_paths"
+UPDATED_TS = "updated_ts"
 IN_CATALOGUE = "in_catalogue"
 RECOMMENDABLE = "recommendable"
 

@@ -10,7 +10,7 @@ import argparse
 import difflib
 import hashlib
 from collections import abc
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -77,6 +77,8 @@ the log has no time: position n becomes n seconds after 1970-01-01."""
     """Spark date-time pattern of a text, such as yyyy-MM-dd HH:mm:ss; default: ISO 8601."""
     zone: str = "UTC"
     """Time zone of texts that carry none, as Region/City."""
+    earliest: date = date(1970, 1, 1)
+    """Day (UTC) before which no event can be: a row of an earlier one is rejected, like one of the day after tomorrow."""
 
 
 class File(_Frozen):
@@ -119,6 +121,12 @@ class Log(_Frozen):
     """The log's words for actions, to ours (view, cart, purchase, ...); empty: they are ours already."""
     negative: Literal["return", "reject"] = "return"
     """A purchase of a negative quantity (or of a negative price, where no quantity is given): it is a return, or rejected."""
+    max_key_length: Count = 256
+    """Characters beyond which a user's or item's key is rejected: it is no key, but a line that went wrong."""
+    max_quantity: Positive = 1e6
+    """Units beyond which a row is rejected."""
+    max_price: Positive = 1e8
+    """Price or line value, in the log's currency, beyond which a row is rejected."""
     max_rejected_share: Share = 0.5
     """Share of rejected rows above which ingest stops with a report and writes nothing."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
@@ -159,6 +167,11 @@ class Catalogue(_Frozen):
     """Cuts one category code into a path by its first characters, such as [2, 4, 6]."""
     label: tuple[str, ...] = ()
     """Columns that name the item for people."""
+    updated_ts: str | None = None
+    """Column of when a row was written: an item with several categories has the latest; default: the log's time, where the \
+catalogue is columns of the log."""
+    time: TimeFormat = TimeFormat()
+    """How `updated_ts` is written."""
 
     @model_validator(mode="after")
     def _one_path(self) -> Catalogue:

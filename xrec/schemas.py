@@ -95,8 +95,8 @@ _TABLES = (
     ),
     Table(
         name="catalogue",
-        row="an item of the source's catalogue, with its category path from the root down",
-        columns="item_id string, category_path array<string>, label string",
+        row="an item of the source's catalogue, with its category path from the root down and those that lost to it",
+        columns="item_id string, category_path array<string>, label string, other_paths array<array<string>>",
         key=(C.ITEM_ID,),
         made_by="ingest",
     ),

@@ -7,18 +7,22 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Catalogue, Settings
-from xrec.ingest.mapping import require_columns, text_of
+from xrec.ingest.mapping import plausible, require_columns, text_of, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw
 
 _KEY = "catalogue.file"
+_OLDEST = 2**62
+"""An age in microseconds beyond every other: a row without a time is older than any with one."""
 
 
-def load_catalogue(raw_log: DataFrame, settings: Settings) -> DataFrame:
-    """The catalogue's rows, or the raw log's, to an item a row: ``item_id``, ``category_path``, ``label``.
+def load_catalogue(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int]:
+    """The catalogue's rows, or the raw log's, to an item a row: the columns of the table ``catalogue``, and the rows left out.
 
     The path runs from the root down and stops at the first missing level; an item without a category has an empty one.
-    An item with several paths gets the most frequent one that is not empty, ties by name, and the most frequent label
-    of that path, ties by name. Malformed rows and rows without an item are left out.
+    An item with several paths gets, of those that are not empty, the latest one (by ``catalogue.updated_ts``, or by the log's
+    times), then the most frequent, then the first by name; ``other_paths`` keeps the others. Its label is the most frequent
+    of that path, ties by name. Malformed rows of a catalogue file and its rows without an item are left out and counted; a
+    log's rows are counted elsewhere.
 
     Raises
     ------
@@ -36,39 +40,70 @@ def load_catalogue(raw_log: DataFrame, settings: Settings) -> DataFrame:
         _numbered("catalogue.category", n, catalogue.category): name for n, name in enumerate(catalogue.category)
     }
     wanted |= {_numbered("catalogue.label", n, catalogue.label): name for n, name in enumerate(catalogue.label)}
+    wanted |= {"catalogue.updated_ts": catalogue.updated_ts} if catalogue.updated_ts else {}
     require_columns(raw, wanted, file)
+    names_an_item = F.col(C.MALFORMED).isNull() & text_of(item_id).isNotNull()
+    num_left_out = 0
     if catalogue.file is not None:
-        count_rows(raw, file, key=_KEY)
-    rows = raw.where(F.col(C.MALFORMED).isNull()).select(
+        num_left_out = count_rows(raw, file, key=_KEY) - count_rows(raw.where(names_an_item), file, key=_KEY, least=0)
+    rows = raw.where(names_an_item).select(
         text_of(item_id).alias(C.ITEM_ID),
         category_path_of(catalogue).alias(C.CATEGORY_PATH),
         label_of(catalogue).alias(C.LABEL),
+        _updated_ts(settings).alias(C.UPDATED_TS),
     )
-    rows = rows.where(F.col(C.ITEM_ID).isNotNull())
-    if catalogue.file is not None and rows.first() is None:
+    if catalogue.file is not None and rows.isEmpty():
         raise InputError(
             f"{next(iter(wanted))}: column '{item_id}' of {file.path} has no value in any well-formed row; "
             "expected the items' keys"
         )
-    return one_row_per_item(rows)
+    return one_row_per_item(rows), num_left_out
 
 
 def one_row_per_item(rows: DataFrame) -> DataFrame:
-    """Rows of (item, path, label) to one row an item; see :func:`load_catalogue` for which one."""
-    labels = rows.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(F.count("*").alias("num_rows"))
+    """Rows of (item, path, label, ``updated_ts``) to one row an item; see :func:`load_catalogue` for which one."""
+    newest = F.max(C.UPDATED_TS).alias(C.UPDATED_TS)
+    labels = rows.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(F.count("*").alias("num_rows"), newest)
     best_label = F.min(F.struct(F.col(C.LABEL).isNull(), -F.col("num_rows"), F.col(C.LABEL).alias(C.LABEL)))
     paths = labels.groupBy(C.ITEM_ID, C.CATEGORY_PATH).agg(
-        F.sum("num_rows").alias("num_rows"), best_label[C.LABEL].alias(C.LABEL)
+        F.sum("num_rows").alias("num_rows"), newest, best_label[C.LABEL].alias(C.LABEL)
     )
-    best = F.min(
-        F.struct(
-            F.size(C.CATEGORY_PATH) == 0, -F.col("num_rows"), F.col(C.CATEGORY_PATH).alias(C.CATEGORY_PATH), C.LABEL
+    is_empty = F.size(C.CATEGORY_PATH) == 0
+    age = F.coalesce(-F.unix_micros(C.UPDATED_TS), F.lit(_OLDEST))
+    best = F.min(F.struct(is_empty, age, -F.col("num_rows"), F.col(C.CATEGORY_PATH).alias(C.CATEGORY_PATH), C.LABEL))
+    found = paths.groupBy(C.ITEM_ID).agg(
+        best.alias("best"), F.collect_list(F.when(~is_empty, F.col(C.CATEGORY_PATH))).alias("all_paths")
+    )
+    chosen = F.col("best")[C.CATEGORY_PATH]
+    others = F.sort_array(F.array_except("all_paths", F.array(chosen)))
+    return found.select(
+        C.ITEM_ID, chosen.alias(C.CATEGORY_PATH), F.col("best")[C.LABEL].alias(C.LABEL), others.alias(C.OTHER_PATHS)
+    )
+
+
+def describe_catalogue(catalogue: DataFrame, num_left_out: int) -> dict[str, str]:
+    """Conflicts of a written catalogue, and the rows left out, for the summary; nothing where there are none."""
+    in_conflict = catalogue.where(F.size(C.OTHER_PATHS) > 0)
+    found = in_conflict.agg(F.count("*"), F.min(F.struct(C.ITEM_ID, C.CATEGORY_PATH, C.OTHER_PATHS))).first()
+    assert found is not None
+    figures = {"catalogue_rows_left_out": f"{num_left_out:,} (malformed, or without an item)"} if num_left_out else {}
+    if found[0]:
+        item, chosen, others = found[1]
+        paths = "; ".join(" > ".join(path) for path in others[:3])
+        figures["items_with_several_categories"] = (
+            f"{found[0]:,} (see other_paths in the table catalogue), such as {item}: {' > '.join(chosen)}, not {paths}"
         )
-    )
-    chosen = paths.groupBy(C.ITEM_ID).agg(best.alias("best"))
-    return chosen.select(
-        C.ITEM_ID, F.col("best")[C.CATEGORY_PATH].alias(C.CATEGORY_PATH), F.col("best")[C.LABEL].alias(C.LABEL)
-    )
+    return figures
+
+
+def _updated_ts(settings: Settings) -> Column:
+    """When a raw row was written; null where nobody knows."""
+    catalogue, log = settings.catalogue, settings.log
+    if catalogue.updated_ts is not None:
+        return plausible(timestamp_of(text_of(catalogue.updated_ts), catalogue.time))
+    if catalogue.file is not None:
+        return F.lit(None).cast("timestamp")
+    return plausible(timestamp_of(text_of(log.columns.event_ts), log.time))
 
 
 def category_path_of(catalogue: Catalogue) -> Column:

@@ -120,11 +120,11 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
     )
 
 
-def count_rows(raw: DataFrame, file: File, *, key: str = "log.file") -> int:
-    """Count the rows of :func:`read_raw`, by a pass over the file of its own; none, or a damaged file, is an InputError."""
+def count_rows(raw: DataFrame, file: File, *, key: str = "log.file", least: int = 1) -> int:
+    """Count the rows of :func:`read_raw`, by a pass over the file of its own; too few, or a damaged file, is an InputError."""
     with reading(file, key=key):
         num_rows = raw.count()
-    if num_rows == 0:
+    if num_rows < least:
         raise InputError(f"{key}.path: {file.path} holds no row (format {file.format}); expected at least one")
     return num_rows
 

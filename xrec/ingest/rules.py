@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, timezone
 from itertools import chain
 
 from pyspark.sql import Column, DataFrame
@@ -16,20 +17,31 @@ from xrec.ingest.reader import InputError
 MALFORMED_LINE = "_line"
 """The key of a malformed line in the quarantine's ``raw``."""
 
+_DAMAGE = r"[\x{FFFD}\p{Cntrl}]"
+"""What a text has where it was read in another encoding than it was written in: the replacement character, or control codes."""
+
 _NUMBER = r"^[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 
 FIELD_OF_REASON = {
     "row_malformed": None,
     "user_id_missing": C.USER_ID,
+    "user_id_too_long": C.USER_ID,
+    "user_id_damaged": C.USER_ID,
     "item_id_missing": C.ITEM_ID,
+    "item_id_too_long": C.ITEM_ID,
+    "item_id_damaged": C.ITEM_ID,
     "event_ts_missing": C.EVENT_TS,
     "event_ts_unparsable": C.EVENT_TS,
+    "event_ts_too_early": C.EVENT_TS,
+    "event_ts_too_late": C.EVENT_TS,
     "event_type_missing": C.EVENT_TYPE,
     "event_type_unknown": C.EVENT_TYPE,
     "quantity_unparsable": C.QUANTITY,
     "quantity_not_positive": C.QUANTITY,
+    "quantity_too_large": C.QUANTITY,
     "price_unparsable": C.PRICE,
     "price_not_positive": C.PRICE,
+    "price_too_large": C.PRICE,
 }
 """Every reason, in the order in which a row carries them, with the field that it is about."""
 
@@ -66,19 +78,30 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
     ).withColumn(C.EVENT_TS, plausible(F.col(C.EVENT_TS)))  # a step of its own, so that a time is parsed once
     if settings.log.negative == "return":
         rows = negatives_to_returns(rows)
-    faults = {
-        "user_id_missing": F.col(C.USER_ID).isNull(),
-        "item_id_missing": F.col(C.ITEM_ID).isNull(),
+    log, time = settings.log, F.col(C.EVENT_TS)
+    faults = {}
+    for name in (C.USER_ID, C.ITEM_ID):
+        text = F.col(name + TEXT)
+        faults[f"{name}_missing"] = text.isNull()
+        faults[f"{name}_too_long"] = F.length(text) > log.max_key_length
+        faults[f"{name}_damaged"] = text.rlike(_DAMAGE)
+    is_order = log.time.unit == "order"
+    faults |= {
         "event_ts_missing": F.col(C.EVENT_TS + TEXT).isNull(),
-        "event_ts_unparsable": F.col(C.EVENT_TS + TEXT).isNotNull() & F.col(C.EVENT_TS).isNull(),
+        "event_ts_unparsable": F.col(C.EVENT_TS + TEXT).isNotNull() & time.isNull(),
+        "event_ts_too_early": F.lit(not is_order) & (time < F.lit(_midnight(log.time.earliest))),
+        # A day of grace: the log's zone may be given wrongly, and clocks differ.
+        "event_ts_too_late": F.lit(not is_order) & (time > F.now() + F.expr("interval 1 day")),
         "event_type_missing": F.col(C.EVENT_TYPE).isNull(),
         "event_type_unknown": ~F.col(C.EVENT_TYPE).isin(*known),
     }
-    for name in (C.QUANTITY, C.PRICE):
+    for name, most in ((C.QUANTITY, log.max_quantity), (C.PRICE, log.max_price)):
         faults[f"{name}_unparsable"] = F.col(name + TEXT).isNotNull() & F.col(name).isNull()
         faults[f"{name}_not_positive"] = F.col(name) <= 0
+        faults[f"{name}_too_large"] = F.col(name) > most
     assert set(faults) == set(FIELD_OF_REASON) - {"row_malformed"}
-    found = F.array_compact(F.array(*[F.when(faults[reason], F.lit(reason)) for reason in faults]))
+    ordered = [reason for reason in FIELD_OF_REASON if reason in faults]
+    found = F.array_compact(F.array(*[F.when(faults[reason], F.lit(reason)) for reason in ordered]))
     reasons = F.when(F.col(C.MALFORMED).isNotNull(), F.array(F.lit("row_malformed"))).otherwise(found)
     line, row = F.col(C.MALFORMED), F.col(C.SOURCE_ROW)
     if key is not None:
@@ -109,6 +132,10 @@ def negatives_to_returns(rows: DataFrame) -> DataFrame:
     )
 
 
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+
+
 def is_clean() -> Column:
     """Whether a row of :func:`apply_rules` has no reason against it."""
     return F.size(C.REASONS) == 0
@@ -131,14 +158,19 @@ def event_type_of(settings: Settings) -> Column:
 
 def expected(reason: str, settings: Settings) -> str:
     """What a row needs so that the reason does not hold, for messages."""
-    field = FIELD_OF_REASON[reason]
+    log, field = settings.log, FIELD_OF_REASON[reason]
     if field is None:
         return "as many columns as the header has (or one JSON object a line); see log.file.options for sep and quote"
-    if reason.endswith("_missing"):
-        return "a value"
-    if field == C.EVENT_TS:
-        return expected_time(settings.log.time)
-    if field == C.EVENT_TYPE:
-        words = ", ".join(settings.weights.event_types)
-        return f"one of weights.event_types ({words}); else map it in log.event_types"
-    return "a number with a decimal point" if reason.endswith("_unparsable") else "a number above 0"
+    words = ", ".join(settings.weights.event_types)
+    wanted = {
+        "missing": "a value",
+        "too_long": f"at most log.max_key_length ({log.max_key_length}) characters",
+        "damaged": "text without control or replacement characters; see encoding in log.file.options",
+        "too_early": f"a time since log.time.earliest ({log.time.earliest}); see log.time.unit and log.time.zone",
+        "too_late": "a time until now; see log.time.unit and log.time.zone",
+        "unknown": f"one of weights.event_types ({words}); else map it in log.event_types",
+        "unparsable": expected_time(log.time) if field == C.EVENT_TS else "a number with a decimal point",
+        "not_positive": "a number above 0",
+        "too_large": f"at most log.max_{field} ({getattr(log, 'max_' + field, 0):g})",
+    }
+    return wanted[reason.removeprefix(f"{field}_")]

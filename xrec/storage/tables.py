@@ -113,10 +113,14 @@ class Tables:
         if not self.exists(table.name):
             self._create(rows, table)
             return
+        # A table of an earlier version of xrec takes the columns that it lacks; their old rows have nulls there.
         if self.storage.catalog:
-            rows.writeTo(self.location(table.name)).overwrite(F.expr(predicate or "true"))
+            to_table = rows.writeTo(self.location(table.name)).option("mergeSchema", "true")
+            to_table.overwrite(F.expr(predicate or "true"))
             return
-        writer = rows.write.format("delta").mode("overwrite").partitionBy(*table.partitions)
+        writer = (
+            rows.write.format("delta").mode("overwrite").partitionBy(*table.partitions).option("mergeSchema", "true")
+        )
         writer = writer.option("replaceWhere", predicate) if predicate else writer
         writer.save(self.location(table.name))
 
