@@ -27,9 +27,14 @@ _SMALL = {
 class PipelineRun:
     """A ``spark-submit jobs/pipeline.py`` in a process group of its own, with its output kept."""
 
-    def __init__(self, config: Path, *arguments: str, job: Path = PIPELINE) -> None:
+    def __init__(self, config: Path, *arguments: str, job: Path = PIPELINE, event_logs: Path | None = None) -> None:
         command = ["spark-submit", "--master", "local[2]"]
-        for key, value in _SMALL.items():
+        options = dict(_SMALL)
+        if event_logs is not None:
+            event_logs.mkdir(parents=True)
+            options |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file://{event_logs}"}
+            options |= {"spark.eventLog.compress": "false", "spark.eventLog.rolling.enabled": "false"}
+        for key, value in options.items():
             command += ["--conf", f"{key}={value}"]
         command += [str(job), "--config", str(config), *arguments]
         self.process = subprocess.Popen(

@@ -14,9 +14,11 @@ import deltalake
 import numpy as np
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
 
 from pipeline_runs import ROOT, PipelineRun, read_table
+from plans import faults_of, plans_of
 from world import NON_MERCHANDISE, World, Written, make_world, write_world
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta, pytest.mark.horovod]
@@ -34,7 +36,7 @@ class Done:
 def run_world(folder: Path, *, shuffled: bool) -> Done:
     world = make_world(seed=1, shuffled=shuffled)
     written = write_world(world, folder)
-    run = PipelineRun(written.config)
+    run = PipelineRun(written.config, event_logs=folder / "event-logs")
     assert run.finish() == 0, run.output
     return Done(world, written, folder / "warehouse", run.output)
 
@@ -160,6 +162,32 @@ def test_dry_run_writes_nothing_and_says_what_would_run(done: Done) -> None:
     assert "no (not chosen)" in run.output
     assert "candidates@" in run.output
     assert before == {path: path.stat().st_mtime_ns for path in done.root.rglob("*.json")}
+
+
+def test_no_query_of_the_run_grows_worse_than_its_data(done: Done) -> None:
+    plans = list(plans_of(done.root.parent / "event-logs"))
+    assert len(plans) > 200, "every query of every stage is there"
+    assert any("MapInArrow" in plan for plan in plans)
+    faults = {plan: faults_of(plan) for plan in plans}
+    bad = [f"{sorted(found)}:\n{plan}" for plan, found in faults.items() if found]
+    assert not bad, bad[0]
+
+
+def test_a_plan_that_does_not_scale_is_found(spark: SparkSession) -> None:
+    rows = spark.range(10).withColumn("x", F.rand())
+
+    def faults(query: DataFrame) -> set[str]:
+        return faults_of(spark._jvm.PythonSQLUtils.explainString(query._jdf.queryExecution(), "formatted"))
+
+    everything, a_group = Window.orderBy("x"), Window.partitionBy("id").orderBy("x")
+    assert faults(rows.withColumn("n", F.row_number().over(everything))) == {"a window over all rows in one task"}
+    assert faults(rows.withColumn("n", F.row_number().over(a_group))) == set()
+    assert faults(rows.groupBy().agg(F.max("x")).crossJoin(rows)) == {"a join without a key"}
+    assert faults(rows.hint("shuffle_replicate_nl").crossJoin(rows)) == {"a cross join"}
+    assert faults(rows.orderBy("x")) == {"a global sort"}
+    assert faults(rows.orderBy("x").limit(3)) == set()
+    row_by_row = F.udf(lambda value: value, "double")
+    assert faults(rows.select(row_by_row("x"))) == {"a Python function that is called for each row"}
 
 
 def test_the_notebook_runs_on_a_runs_tables(done: Done, spark: SparkSession) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import runpy
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from xrec.config import Settings, load_settings
+from xrec.evaluation.folds import Fold, history_of
 from xrec.ingest.cleaning import cleaned
 from xrec.ingest.privacy import check_same_key, fingerprint, load_opt_outs, read_key
 from xrec.ingest.reader import InputError, read_raw
@@ -45,7 +46,7 @@ def settings_at(folder: Path, *overrides: str, pseudonymise: bool = True, opted_
         f"privacy:\n  pseudonymise: {str(pseudonymise).lower()}\n  key: env:XREC_TEST_KEY\n"
         f"  opt_outs: {{file: {{path: {folder}/opt-outs.csv, format: csv}}, user_id: person}}\n"
         f"storage: {{root: {folder}/warehouse}}\n"
-        "folds: {num_select: 0}\n"
+        "folds: {purpose: serve, num_select: 0}\n"
     )
     return load_settings([folder / "c.yaml"], overrides)
 
@@ -89,7 +90,7 @@ def test_no_table_plan_setting_or_message_knows_a_person_or_the_key(
 ) -> None:
     monkeypatch.setenv("XREC_TEST_KEY", SECRET)
     settings = settings_at(tmp_path, opted_out=("carla.gamma", "never.seen"))
-    figures = [run_job(name, spark, settings) for name in ("ingest", "judge", "index", "fold")]
+    figures = [run_job(name, spark, settings) for name in ("ingest", "judge")]
     tables = Tables(spark, settings.storage)
     events = tables.read("events").collect()
     assert {row["user_id"] for row in events} == {pseudonym(name) for name in PEOPLE[:3]}
@@ -112,16 +113,17 @@ def test_no_table_plan_setting_or_message_knows_a_person_or_the_key(
         for needle in (SECRET, *PEOPLE, "never.seen", "example.org"):
             assert needle not in haystack, (needle, place)
 
-    # Who opted out is neither learned from nor has a row of his own in a fold; the others are as they were.
-    judged = {(row["user_id"], row["use"]) for row in tables.read("judged_events").collect()}
-    assert judged == {
+    # Who opted out is learned from in no fold; the others are as they were.
+    judged = tables.read("judged_events")
+    assert {(row["user_id"], row["use"]) for row in judged.collect()} == {
         (pseudonym("anna.alpha"), "used"),
         (pseudonym("berta.beta"), "used"),
         (pseudonym("carla.gamma"), "opted_out"),
     }
-    users = {row["user_idx"]: row["user_id"] for row in tables.read("users").collect()}
-    had = {users[row["user_idx"]] for row in tables.read("interactions").collect()}
-    assert had == {pseudonym("anna.alpha"), pseudonym("berta.beta")}
+    for as_of in (datetime(2024, 3, 4, tzinfo=timezone.utc), datetime(2030, 1, 1, tzinfo=timezone.utc)):
+        fold = Fold(name="f", purpose="serve", as_of=as_of, horizon=timedelta(days=1))
+        had = {row["user_id"] for row in history_of(judged, fold).collect()}
+        assert had == {pseudonym("anna.alpha"), pseudonym("berta.beta")}
 
     # One log never mixes names and pseudonyms, or two keys.
     monkeypatch.setenv("XREC_TEST_KEY", SECRET[::-1])
