@@ -27,8 +27,8 @@ def run(context: StageContext) -> Figures:
     opt_outs = load_opt_outs(context.spark, settings.privacy, key)
     with cleaned(raw, settings, key) as log:
         delivery = F.lit(delivery_id).alias(C.DELIVERY_ID)
-        tables.write("events", log.events.select("*", delivery), delivery_id=delivery_id)
-        tables.write("events_quarantine", log.quarantine.select("*", delivery), delivery_id=delivery_id)
+        tables.write("events", log.events.select("*", delivery), kept=True, delivery_id=delivery_id)
+        tables.write("events_quarantine", log.quarantine.select("*", delivery), kept=True, delivery_id=delivery_id)
         tables.write("catalogue", catalogue)
         if opt_outs is not None:
             tables.write("opt_outs", opt_outs)

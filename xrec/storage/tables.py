@@ -82,8 +82,10 @@ class Tables:
             rows = rows.where(F.col(column) == value)
         return rows
 
-    def write(self, name: str, rows: DataFrame, **owned: str | Sequence[str]) -> int:
+    def write(self, name: str, rows: DataFrame, *, kept: bool = False, **owned: str | Sequence[str]) -> int:
         """Replace the rows of these owners (the whole table where it has none); return the version written.
+
+        The rows are kept on disk between the check and the commit, unless the caller has ``kept`` them.
 
         Raises
         ------
@@ -96,12 +98,13 @@ class Tables:
         stamped = check_types(rows.withColumn(C.VERSIONS, F.lit(self._provenance())), table)
         values = {column: [value] if isinstance(value, str) else list(value) for column, value in owned.items()}
         predicate = " and ".join(_predicate(*item) for item in values.items())
-        checked = stamped.persist(StorageLevel.DISK_ONLY)
+        checked = stamped if kept else stamped.persist(StorageLevel.DISK_ONLY)
         try:
             check_rows(checked, table, values)
             self._commit(checked, table, predicate)
         finally:
-            checked.unpersist()
+            if not kept:
+                checked.unpersist()
         self.read_versions.pop(name, None)
         # The version of this session's own commit, whoever wrote in the meantime.
         self.written_versions[name] = int(str(self.spark.conf.get(_LAST_COMMIT)))
