@@ -1,28 +1,33 @@
-"""balance: weigh and resample each fold's training rows by category, and materialise them.
+"""balance: weigh and resample each fold's training rows by category and user, and tell each category before and after.
 
-./spark-submit.sh jobs/balance.py --set balance.alpha=0.75
+./spark-submit.sh jobs/balance.py --set balance.alpha=0.75 --set balance.user_alpha=0.5 --set balance.min_rows=100
 """
 
 from functools import reduce
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from xrec import columns as C
 from xrec.evaluation.folds import history_of
-from xrec.features.balance import balance_events, describe_balance
+from xrec.features.balance import balance_events, balance_report, describe_balance
 from xrec.features.interactions import weigh
 from xrec.runs.stage import Figures, StageContext, main
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``training_events`` of all folds of the run."""
+    """Write ``training_events`` and ``balance_report`` of all folds of the run."""
     tables, settings, folds = context.tables, context.settings, context.folds
     events = context.indexed_events()
     balanced = [
         balance_events(weigh(history_of(events, fold), fold, settings.weights), settings.balance, fold, settings.seed)
         for fold in folds
     ]
-    tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=[fold.name for fold in folds])
-    return describe_balance(tables.read("training_events", fold=context.main_fold.name), settings.balance)
+    names = [fold.name for fold in folds]
+    tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=names)
+    written = tables.read("training_events").where(F.col(C.FOLD).isin(names))
+    tables.write("balance_report", balance_report(written, tables.read("items")), fold=names)
+    return describe_balance(tables.read("balance_report", fold=context.main_fold.name), settings.balance)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from xrec.config import Balance, Categories, Weights
 from xrec.evaluation.folds import Fold, history_of, horizon_of
-from xrec.features.balance import balance_events, factors_of
+from xrec.features.balance import balance_events, balance_report, describe_balance, factors_of
 from xrec.features.index import assign_dense_index, describe_index, index_items
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
 
@@ -191,6 +191,37 @@ def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, 
         assert found[category] == pytest.approx(count**alpha / total_power * len(rows) / count)
     if alpha == 1.0:
         assert set(found.values()) == {1.0}
+
+
+def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list) -> None:
+    """Of the report too: before and after, per category."""
+    weighted = events.withColumn("weight", F.lit(1.0))
+    evened = balance_events(weighted, Balance(user_alpha=0.0, max_repeat=1e9), FOLD, seed=0)
+    sums = Counter()
+    for row in evened.collect():
+        sums[row["user_idx"]] += row["balance_weight"]
+    assert len(sums) > 3
+    assert list(sums.values()) == pytest.approx([len(rows) / len(sums)] * len(sums))
+
+    counts = Counter(row[5] for row in rows)
+    floor = sorted(counts.values())[1] + 1
+    balance = Balance(min_rows=floor, max_repeat=1e9)
+    lifted = balance_events(weighted, balance, FOLD, seed=0)
+    items = events.select("item_idx", "category").distinct()
+    report = {row["category"]: row for row in balance_report(lifted, items).collect()}
+    assert set(report) == set(counts)
+    total = sum(max(count, floor) for count in counts.values())
+    for category, count in counts.items():
+        row = report[category]
+        assert row["num_events"] == count
+        assert row["share"] == pytest.approx(count / len(rows))
+        assert row["balanced_events"] == pytest.approx(max(count, floor))
+        assert row["balanced_share"] == pytest.approx(max(count, floor) / total)
+        assert row["effective_events"] == pytest.approx(count)
+        assert row["largest_repeat"] >= row["num_copies"] / count
+    figures = describe_balance(balance_report(lifted, items), balance)
+    assert figures["alpha"] == "1 (on)"
+    assert figures["largest_category"].startswith(f"{max(counts.values()) / len(rows):.1%} of the rows, ")
 
 
 def test_copies_are_deterministic_capped_and_right_on_average(spark: SparkSession) -> None:

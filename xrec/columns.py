@@ -70,6 +70,12 @@ CROSS_TOUCHED = "cross_touched"
 CROSS_HOME = "cross_home"
 BALANCE_WEIGHT = "balance_weight"
 NUM_COPIES = "num_copies"
+FACTOR = "factor"
+SHARE = "share"
+BALANCED_EVENTS = "balanced_events"
+BALANCED_SHARE = "balanced_share"
+EFFECTIVE_EVENTS = "effective_events"
+LARGEST_REPEAT = "largest_repeat"
 
 # sequences
 SPLIT = "split"

@@ -248,10 +248,14 @@ class Persons(_Frozen):
 
 
 class Balance(_Frozen):
-    """Category balancing of the training rows."""
+    """Balancing of the training rows."""
 
     alpha: Share = 1.0
     """A category's share is proportional to its count to this power; 1 is off."""
+    user_alpha: Share = 1.0
+    """A user's share is proportional to his number of rows to this power; 1 is off, 0 gives all users the same."""
+    min_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows that a category of the long tail counts as at least, within max_repeat; 0 is off."""
     max_repeat: Annotated[float, Field(ge=1)] = 5.0
     """Largest factor by which a row may be repeated or up-weighted."""
 

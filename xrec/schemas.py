@@ -160,6 +160,18 @@ _TABLES = (
         made_by="balance",
     ),
     Table(
+        name="balance_report",
+        row="a category of a fold's training rows, before and after balancing",
+        columns=(
+            "fold string, category string, num_events bigint, share double, balanced_events double, balanced_share double, "
+            "effective_events double, num_copies bigint, largest_repeat int"
+        ),
+        key=(C.FOLD, C.CATEGORY),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="balance",
+    ),
+    Table(
         name="vocabulary",
         row="an item that the sequence models of a fold know; token 0 is padding, so tokens run from 1 without gaps",
         columns="fold string, token int, item_idx int, num_buyers int, num_events int",

@@ -1,14 +1,17 @@
-"""Category balancing of the training rows, for training alone (design, decision 4).
+"""Balancing of the training rows, for training alone (design, decision 4): categories, users, and a floor for the tail.
 
 A category with n_c of the n rows gets a share p_c proportional to n_c^alpha, so each of its rows gets the factor
-f_c = p_c * n / n_c, capped at ``max_repeat``; alpha = 1 gives 1 everywhere. The factor is given in two forms: as a weight
-(ALS's confidence), and as a whole number of copies, floor(f_c) or one more by a hash of (seed, event), whose mean is f_c
-(the sequence models' targets). Both are functions of the event alone, so a task that runs again gives the same rows.
+f_c = p_c n / n_c, and at least ``min_rows`` / n_c; a user with n_u rows likewise f_u = p_u n / n_u, p_u proportional to
+n_u^user_alpha. A row's factor is f_c f_u, capped at ``max_repeat``; both powers at 1 and no floor give 1 everywhere.
+
+The factor is given in two forms: as a weight (ALS's confidence), and as a whole number of copies, floor(f) or one more by a
+hash of (seed, event), whose mean is f (the sequence models' targets, whose sampled softmax is corrected by the distribution
+of the copies). Both are functions of the event alone, so a task that runs again gives the same rows.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -19,46 +22,88 @@ _HASH_RANGE = 1 << 53
 
 
 def factors_of(events: DataFrame, balance: Balance) -> DataFrame:
-    """Training events to one row a category: ``category``, ``num_events`` n_c and ``factor`` f_c."""
+    """Training events to one row a category: ``category``, ``num_events`` n_c and ``factor`` f_c, capped."""
     counts = events.groupBy(C.CATEGORY).agg(F.count("*").alias(C.NUM_EVENTS))
-    if balance.alpha == 1.0:
-        return counts.withColumn("factor", F.lit(1.0))
-    totals = counts.agg(F.sum(C.NUM_EVENTS), F.sum(F.pow(C.NUM_EVENTS, F.lit(balance.alpha)))).first()
+    floor = F.lit(float(balance.min_rows)) / F.col(C.NUM_EVENTS)
+    even = _evened(counts, balance.alpha)
+    return counts.withColumn(C.FACTOR, F.least(F.greatest(even, floor), F.lit(balance.max_repeat)))
+
+
+def _evened(counts: DataFrame, power: float) -> Column:
+    """n_g^(power - 1) n / sum of n_g^power over the groups g, of a frame with a row a group and its ``num_events`` n_g."""
+    if power == 1.0:
+        return F.lit(1.0)
+    totals = counts.agg(F.sum(C.NUM_EVENTS), F.sum(F.pow(C.NUM_EVENTS, F.lit(power)))).first()
     assert totals is not None
     total, total_power = totals
-    share = F.pow(C.NUM_EVENTS, F.lit(balance.alpha)) / F.lit(total_power)
-    return counts.withColumn("factor", F.least(share * F.lit(total) / F.col(C.NUM_EVENTS), F.lit(balance.max_repeat)))
+    return F.pow(C.NUM_EVENTS, F.lit(power)) / F.lit(total_power) * F.lit(total) / F.col(C.NUM_EVENTS)
 
 
 def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int) -> DataFrame:
     """Weighted history events to rows of ``training_events``, with balance weight and number of copies."""
-    factors = factors_of(weighted, balance)
+    rows = weighted.join(F.broadcast(factors_of(weighted, balance)), C.CATEGORY, how="inner")
+    if balance.user_alpha != 1.0:
+        users = weighted.groupBy(C.USER_IDX).agg(F.count("*").alias(C.NUM_EVENTS))
+        of_user = users.select(C.USER_IDX, _evened(users, balance.user_alpha).alias("user_factor"))
+        rows = rows.join(of_user, C.USER_IDX, how="inner").withColumn(
+            C.FACTOR, F.least(F.col(C.FACTOR) * F.col("user_factor"), F.lit(balance.max_repeat))
+        )
     uniform = F.pmod(F.xxhash64(F.lit(seed), F.col(C.EVENT_ID)), F.lit(_HASH_RANGE)) / F.lit(float(_HASH_RANGE))
-    whole = F.floor("factor")
-    copies = whole + (uniform < F.col("factor") - whole).cast("int")
-    return weighted.join(F.broadcast(factors), C.CATEGORY, how="inner").select(
+    whole = F.floor(C.FACTOR)
+    copies = whole + (uniform < F.col(C.FACTOR) - whole).cast("int")
+    return rows.select(
         F.lit(fold.name).alias(C.FOLD),
         C.EVENT_ID,
         C.USER_IDX,
         C.ITEM_IDX,
         C.EVENT_TS,
         C.WEIGHT,
-        F.col("factor").alias(C.BALANCE_WEIGHT),
+        F.col(C.FACTOR).alias(C.BALANCE_WEIGHT),
         copies.cast("int").alias(C.NUM_COPIES),
     )
 
 
-def describe_balance(training_events: DataFrame, balance: Balance) -> dict[str, str]:
-    """Rows before and after, and the effective sample size (Kish 1965: (sum w)^2 / sum w^2), for the summary."""
-    found = training_events.agg(
-        F.count("*").alias("rows"),
+def balance_report(training_events: DataFrame, items: DataFrame) -> DataFrame:
+    """Rows of ``training_events`` to rows of ``balance_report``: each category of a fold before and after.
+
+    The effective rows are Kish's (1965): (sum w)^2 / sum w^2.
+    """
+    weight = F.col(C.BALANCE_WEIGHT)
+    categories = (
+        training_events.join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
+        .groupBy(C.FOLD, C.CATEGORY)
+        .agg(
+            F.count("*").alias(C.NUM_EVENTS),
+            F.sum(weight).alias(C.BALANCED_EVENTS),
+            (F.pow(F.sum(weight), F.lit(2)) / F.sum(weight * weight)).alias(C.EFFECTIVE_EVENTS),
+            F.sum(C.NUM_COPIES).alias(C.NUM_COPIES),
+            F.max(C.NUM_COPIES).alias(C.LARGEST_REPEAT),
+        )
+    )
+    a_fold = Window.partitionBy(C.FOLD)
+    return categories.withColumns(
+        {
+            C.SHARE: F.col(C.NUM_EVENTS) / F.sum(C.NUM_EVENTS).over(a_fold),
+            C.BALANCED_SHARE: F.col(C.BALANCED_EVENTS) / F.sum(C.BALANCED_EVENTS).over(a_fold),
+        }
+    )
+
+
+def describe_balance(report: DataFrame, balance: Balance) -> dict[str, str]:
+    """One fold's rows before and after, for the summary."""
+    found = report.agg(
+        F.sum(C.NUM_EVENTS).alias("rows"),
         F.sum(C.NUM_COPIES).alias("rows_resampled"),
-        F.max(C.NUM_COPIES).alias("largest_repeat"),
-        (F.pow(F.sum(C.BALANCE_WEIGHT), F.lit(2)) / F.sum(F.pow(C.BALANCE_WEIGHT, F.lit(2)))).alias("effective_rows"),
+        F.max(C.LARGEST_REPEAT).alias(C.LARGEST_REPEAT),
+        F.max(C.SHARE).alias("largest"),
+        F.max(C.BALANCED_SHARE).alias("largest_balanced"),
     ).first()
     assert found is not None
-    state = "off" if balance.alpha == 1.0 else "on"
-    return {
-        "alpha": f"{balance.alpha:g} ({state})",
-        **{name: f"{value:,.0f}" for name, value in found.asDict().items() if value is not None},
+    is_off = balance.alpha == balance.user_alpha == 1.0 and balance.min_rows == 0
+    counts = {
+        name: f"{found[name]:,.0f}" for name in ("rows", "rows_resampled", C.LARGEST_REPEAT) if found[name] is not None
     }
+    figures = {"alpha": f"{balance.alpha:g} ({'off' if is_off else 'on'})", **counts}
+    if found["largest"] is not None:
+        figures["largest_category"] = f"{found['largest']:.1%} of the rows, {found['largest_balanced']:.1%} balanced"
+    return figures

@@ -36,7 +36,7 @@ STAGES: tuple[StageInfo, ...] = (
         name="balance",
         does="weigh and resample training rows",
         reads=("judged_events", "items", "users"),
-        writes=("training_events",),
+        writes=("training_events", "balance_report"),
     ),
     StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",)),
     StageInfo(
