@@ -14,6 +14,7 @@ from xrec.runs.stages import STAGES
 EXACT_TABLES = {
     "events": ["event_id"],
     "events_quarantine": ["row_id"],
+    "catalogue": ["item_id"],
     "persons": ["user_id"],
     "judged_events": ["event_id"],
     "items": ["item_id"],
@@ -22,6 +23,7 @@ EXACT_TABLES = {
     "interactions": ["fold", "user_idx", "item_idx"],
     "targets": ["fold", "user_idx", "item_idx"],
     "training_events": ["fold", "event_id"],
+    "balance_report": ["fold", "category"],
     "vocabulary": ["fold", "token"],
 }
 
