@@ -79,7 +79,7 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
 
 
 def _print_models(console: Console, context: StageContext, run_id: str) -> None:
-    metrics = context.tables.read("metrics", run_id=run_id).orderBy(C.SLICE, C.METRIC, C.K, C.MODEL).collect()
+    metrics = context.tables.read("metrics", run_id=run_id).collect()
     for scope in sorted({row[C.SLICE] for row in metrics}, reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]
         k = min(row[C.K] for row in rows)
@@ -125,7 +125,7 @@ def _print_customers(console: Console, context: StageContext) -> None:
     top = lists.where(F.col(C.USER_ID).isin(chosen) & (F.col(C.RANK) <= _ITEMS_A_CUSTOMER)).join(
         labels, C.ITEM_ID, how="left"
     )
-    rows = top.orderBy(C.USER_ID, C.RANK).collect()
+    rows = sorted(top.collect(), key=lambda row: (row[C.USER_ID], row[C.RANK]))
     mixes = {row[C.USER_ID]: row for row in _mixes(tables, fold.name, chosen).collect()}
     console.print(
         f"{len(chosen)} customers of {fold.as_of:%Y-%m-%d} (top {_ITEMS_A_CUSTOMER} of {context.settings.ranking.top_k}):"
