@@ -48,7 +48,7 @@ class PipelineRun:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def finish(self, timeout_seconds: float = 600) -> int:
+    def finish(self, timeout_seconds: float = 1800) -> int:
         try:
             code = self.process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:

@@ -221,7 +221,9 @@ install_checkout() {
     ln -sfn "$root"/conf/spark/* "$conf/"
 }
 
-# Says at once, and in one place, what would otherwise fail in the middle of a job; it also compiles what is imported.
+# Says at once, and in one place, what would otherwise fail in the middle of a job. It also compiles what every process of
+# a run imports, as many an image tells Python not to, and then each of them would do it again.
 try_environment() {
-    "$venv/bin/python" -c 'import deltalake, delta, pandas, petastorm, pyspark.sql, horovod.torch, horovod.spark'
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c 'import deltalake, delta, pandas, petastorm, pyspark.daemon, pyspark.ml, \
+        pyspark.sql, horovod.torch, horovod.spark.task.gloo_exec_fn, torch._dynamo, xrec.runs.summary, xrec.sequence.ranks'
 }
