@@ -11,11 +11,11 @@ from xrec.runs.stage import Figures, StageContext, main
 def run(context: StageContext) -> Figures:
     """Extend the tables ``items`` and ``users`` by what the catalogue and the events hold."""
     tables, settings = context.tables, context.settings
-    events = tables.read("events")
+    events = tables.read("judged_events")
     items = index_items(
         tables.read("catalogue"),
         events,
-        existing=tables.read("items").select(C.ITEM_ID, C.ITEM_IDX) if tables.exists("items") else None,
+        existing=tables.read("items").drop(C.VERSIONS) if tables.exists("items") else None,
         level=settings.categories.level,
         non_merchandise=settings.categories.non_merchandise,
         num_buckets=settings.num_buckets,

@@ -4,6 +4,7 @@
 """
 
 from xrec import columns as C
+from xrec.logrules.identity import persons_opted_out
 from xrec.ranking.blend import read_choices
 from xrec.ranking.lists import (
     check_lists,
@@ -28,10 +29,11 @@ def run(context: StageContext) -> Figures:
     lists = lists_of(candidates, choices, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
-    opt_outs = tables.read("opt_outs") if tables.exists("opt_outs") else None
+    opt_outs, identities = (tables.read(name) if tables.exists(name) else None for name in ("opt_outs", "identities"))
+    left_out = None if opt_outs is None else persons_opted_out(opt_outs, identities, context.settings)
     rows = recommendation_rows(
         explained,
-        users_served(tables.read("users"), opt_outs),
+        users_served(tables.read("users"), left_out),
         fold=fold,
         data_version=tables.read_versions["judged_events"],
         model_version=model_version_of(tables, candidates),

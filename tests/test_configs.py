@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings, load_settings
-from xrec.ingest.catalogue import load_catalogue
+from xrec.ingest.catalogue import catalogue_of, load_entries
 from xrec.ingest.cleaning import cleaned
 from xrec.ingest.reader import read_raw, resolve_path
 
@@ -34,6 +35,18 @@ FIGURES = {
         },
         (5, 0),
     ),
+    "example_platforms": (
+        (16, 8, 6, 2),
+        {
+            "event_ts_unparsable": 1,
+            "event_type_unknown": 1,
+            "price_not_positive": 1,
+            "quantity_not_positive": 1,
+            "row_malformed": 1,
+            "user_id_missing": 2,
+        },
+        (5, 0),
+    ),
     "example_tsv_epoch": ((5, 4, 1, 0), {"event_ts_unparsable": 1}, (3, 0)),
     "example_jsonl": ((7, 5, 2, 0), {"row_malformed": 1, "user_id_missing": 1}, (3, 1)),
 }
@@ -53,12 +66,17 @@ def test_figures(spark: SparkSession, name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(ROOT)
     settings = settings_of(name)
     counts, reasons, (num_items, num_without) = FIGURES[name]
-    raw = read_raw(spark, settings.log.file)
-    with cleaned(raw, settings) as log:
-        assert (log.num_read, log.num_clean, log.num_quarantined, log.num_duplicates) == counts
-        assert dict(sorted(log.num_by_reason.items())) == reasons
-        assert log.events.select(C.EVENT_ID).distinct().count() == counts[1]
-    items, _ = load_catalogue(raw, settings)
+    total, num_ids = Counter[str](), 0
+    for source in settings.sources:
+        raw = read_raw(spark, source.log.file)
+        with cleaned(raw, source) as log:
+            total += log.counts()
+            num_ids += log.events.select(C.EVENT_ID).distinct().count()
+    assert tuple(total[f"rows_{what}"] for what in ("read", "clean", "quarantined", "duplicate")) == counts
+    assert {name: total[f"quarantined_{name}"] for name in reasons} == reasons
+    assert sum(name.startswith("quarantined_") for name in total) == len(reasons)
+    assert num_ids == counts[1]
+    items = catalogue_of(load_entries(raw, source)[0], source)
     without = F.count_if(F.size(C.CATEGORY_PATH) == 0)
     assert tuple(items.agg(F.count("*"), without).first() or ()) == (num_items, num_without)
 
@@ -94,7 +112,7 @@ def test_the_non_merchandise_of_complete_journey_exists(spark: SparkSession) -> 
 def test_figures_of_complete_journey(spark: SparkSession) -> None:
     settings = load_settings([ROOT / "conf" / "complete_journey.yaml"])
     with cleaned(read_raw(spark, settings.log.file), settings) as log:
-        assert (log.num_read, log.num_clean, log.num_quarantined, log.num_duplicates) == (
+        assert (log.num_read, log.num("clean"), log.num("quarantined"), log.num("duplicate")) == (
             1_469_307,
             1_458_032,
             11_275,

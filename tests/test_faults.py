@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 
 from pipeline_runs import PipelineRun, read_table
-from world import make_world, write_world
+from world import World, make_world, write_world
 from xrec.runs.stages import STAGES
 
 EXACT_TABLES = {
     "events": ["event_id"],
     "events_quarantine": ["row_id"],
+    "accounts": ["file", "outcome"],
     "catalogue": ["item_id"],
     "persons": ["user_id"],
     "judged_events": ["event_id"],
@@ -53,13 +54,13 @@ def assert_same_result(disturbed: Path, undisturbed: Path) -> None:
 @pytest.mark.delta
 def test_a_kill_in_every_stage_changes_nothing(tmp_path: Path) -> None:
     world = make_world(seed=3)
-    calm = write_world(world, tmp_path / "calm")
+    calm = write_world(world, tmp_path / "calm", platforms=True)
     run = PipelineRun(calm.config)
     assert run.finish() == 0, run.output
 
     folds = set(read_table(calm.config.parent / "warehouse", "targets")["fold"])
 
-    stormy = write_world(world, tmp_path / "stormy")
+    stormy = write_world(world, tmp_path / "stormy", platforms=True)
     root = stormy.config.parent / "warehouse"
     resume_from = STAGES[0].name
     for stage in STAGES:
@@ -72,3 +73,17 @@ def test_a_kill_in_every_stage_changes_nothing(tmp_path: Path) -> None:
     run = PipelineRun(stormy.config, "--from", resume_from)
     assert run.finish() == 0, run.output
     assert_same_result(root, calm.config.parent / "warehouse")
+    assert_one_person_on_both_platforms(root, world)
+
+
+def assert_one_person_on_both_platforms(root: Path, world: World) -> None:
+    """What somebody bought in the store is known on the web: nothing of its categories is in his list."""
+    events = read_table(root, "events")
+    on = events.assign(person=events["user_id"].str.removeprefix("K")).groupby("person")["platform"].nunique()
+    assert (on == 2).mean() > 0.95
+    assert events.loc[events["platform"] == "store", "user_id"].str.startswith("K").all()
+    lists = read_table(root, "recommendations")
+    assert set(read_table(root, "users")["user_id"]) == set(world.tastes["user_id"])
+    assert set(lists["user_id"]) <= set(world.tastes["user_id"])
+    touched = world.history()[["user_id", "category"]].drop_duplicates()
+    assert lists.merge(touched, on=["user_id", "category"]).empty

@@ -91,6 +91,24 @@ def test_items_get_their_category_at_the_level(spark: SparkSession) -> None:
     }
 
 
+def test_an_item_that_left_the_catalogue_keeps_its_category_and_is_not_recommended(spark: SparkSession) -> None:
+    rows = [("1", ["a"], "one"), ("2", ["b"], "two")]
+    catalogue = spark.createDataFrame(rows, "item_id string, category_path array<string>, label string")
+    options = {"level": 1, "non_merchandise": (), "num_buckets": 4}
+    events = spark.createDataFrame([("1",), ("2",)], "item_id string")
+    before = index_items(catalogue, events, existing=None, **options)
+    before = spark.createDataFrame(before.collect(), before.schema)
+    after = {
+        row["item_id"]: row for row in index_items(catalogue.limit(1), events, existing=before, **options).collect()
+    }
+    gone = next(name for name, row in after.items() if not row["in_catalogue"])
+    there = {row["item_id"]: row for row in before.collect()}
+    assert len(after) == 2
+    assert (after[gone]["category"], after[gone]["label"]) == (there[gone]["category"], there[gone]["label"])
+    assert (there[gone]["recommendable"], after[gone]["recommendable"]) == (True, False)
+    assert {name: row["item_idx"] for name, row in after.items()} == {n: row["item_idx"] for n, row in there.items()}
+
+
 def test_one_user_or_one_category_is_an_error(spark: SparkSession) -> None:
     items = spark.createDataFrame(
         [("a", "x", True, True), ("b", "y", True, True)],

@@ -19,7 +19,7 @@ ALLOWED = {
     # Neighbours of items, at most item_knn.num_neighbours an item; the interactions that a setting bounds.
     ("xrec/generators/item_knn.py", "neighbours_of", "toArrow"),
     ("xrec/generators/item_knn.py", "score_profiles", "toArrow"),
-    # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event or set of reasons.
+    # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event, file or set of reasons.
     ("xrec/generators/factors.py", "check_vectors", "collect"),
     ("xrec/ranking/blend.py", "choose_weights", "collect"),
     ("xrec/ranking/eligibility.py", "eligible_items", "collect"),
@@ -28,7 +28,8 @@ ALLOWED = {
     ("xrec/features/sequence_export.py", "check_vocabulary", "collect"),
     ("xrec/generators/als.py", "describe_vectors", "collect"),
     ("xrec/generators/sources.py", "describe_candidates", "collect"),
-    ("xrec/ingest/cleaning.py", "cleaned", "collect"),
+    ("xrec/ingest/cleaning.py", "_account", "collect"),
+    ("xrec/ingest/reader.py", "count_rows_by_file", "collect"),
     ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
@@ -41,7 +42,10 @@ ALLOWED = {
     ("xrec/runs/summary.py", "_print_customers", "collect"),
     # Rows that are checked and counted before they are written; freed right after.
     ("xrec/storage/tables.py", "Tables.write", "persist"),
+    ("xrec/storage/tables.py", "Tables.merge", "persist"),
     ("xrec/ingest/cleaning.py", "cleaned", "persist"),
+    # Users whose events changed: at most half of all.
+    ("jobs/judge.py", "run", "persist"),
     # A row a user and scope, which every source of candidates starts from; freed at the stage's end.
     ("xrec/generators/sources.py", "users_of_folds", "persist"),
 }

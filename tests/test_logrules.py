@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from test_ingest import settings_for
 from xrec.config import Settings
-from xrec.logrules.judge import AccountingError, describe_judged, judge, persons_of
+from xrec.logrules.judge import AccountingError, check_uses, describe_judged, judge, persons_of
 from xrec.logrules.returns import match_pair
 
 DAY, SECOND = 86_400_000_000, 1_000_000
@@ -166,11 +166,12 @@ def test_every_kind_of_use_is_found_and_nothing_else(spark: SparkSession, tmp_pa
     assert {name for name, since in void.items() if since is None} == {
         n for n, use in expected.items() if use == "used"
     }
-    figures = describe_judged(found, persons, num_clean=len(rows))
+    figures = describe_judged(found, persons)
     counts = Counter(expected.values())
     assert figures == {**{f"events_{use}": str(number) for use, number in counts.items()}, "users_flagged": "0"}
-    with pytest.raises(AccountingError, match="expected the 17 clean ones"):
-        describe_judged(found, persons, num_clean=17)
+    check_uses(found, found)
+    with pytest.raises(AccountingError, match=f"found {len(rows)}, expected the {len(rows) - 1} clean ones"):
+        check_uses(found, found.limit(len(rows) - 1))
 
 
 @pytest.mark.spark
@@ -247,4 +248,4 @@ def test_a_log_of_machines_alone_is_an_error(spark: SparkSession, tmp_path: Any)
     rows = [event(f"e{n}", item=f"i{n}", after=seconds(3 * n)) for n in range(30)]
     found, persons = judged(spark, rows, settings(tmp_path, persons={"max_items_a_day": 10}))
     with pytest.raises(ValueError, match="none of the 30 clean events left to learn from"):
-        describe_judged(found, persons, num_clean=30)
+        describe_judged(found, persons)

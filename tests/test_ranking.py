@@ -192,7 +192,9 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
         return spark.createDataFrame(rows, TABLES[name].columns)
 
     times = [datetime(2024, 1, 1, tzinfo=timezone.utc), datetime(2024, 3, 15, tzinfo=timezone.utc)]
-    events = [(f"e{n}", "u0", "i0", "purchase", time, 1.0, 1.0, "used", None, time) for n, time in enumerate(times)]
+    events = [
+        (f"e{n}", "main", "u0", "i0", "purchase", time, 1.0, 1.0, "used", None, time) for n, time in enumerate(times)
+    ]
     tables.write("judged_events", frame("judged_events", events))
     items = [(f"i{n}", n, name, [name], None, True, name != "fuel") for n, name in CATEGORY_OF.items()]
     tables.write("items", frame("items", items))

@@ -16,6 +16,7 @@ only. The log on disk has dirty rows of every kind that cleaning names.
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -214,7 +215,13 @@ _ACTIONS = {"purchase": "buy", "view": "look"}
 
 
 def write_world(
-    world: World, folder: Path, *, dirty: bool = True, compressed: bool = False, overrides: dict[str, Any] | None = None
+    world: World,
+    folder: Path,
+    *,
+    dirty: bool = True,
+    compressed: bool = False,
+    platforms: bool = False,
+    overrides: dict[str, Any] | None = None,
 ) -> Written:
     """Write log.csv, catalogue.csv and world.yaml, with dirty rows of every kind that cleaning names.
 
@@ -228,6 +235,9 @@ def write_world(
         Whether dirty rows are mixed in; each kind has another count.
     compressed
         Whether the log is log.csv.gz.
+    platforms
+        Whether every user's events are spread over a web shop (log.csv) and a store (store.csv), which knows him by a card;
+        persons.csv tells whose.
     overrides
         Settings over the ones written, as nested keys: ``{"als": {"rank": 4}}``.
     """
@@ -241,8 +251,13 @@ def write_world(
     bad, kept, duplicates, injected = _dirty_lines(lines, world) if dirty else ([], [], [], {})
     rows = clean + bad + kept + duplicates
     rows = [rows[n] for n in np.random.default_rng(1).permutation(len(rows))]
-    text = "\n".join([",".join(_HEADER), *rows]) + "\n"
+    num_read = len(rows)
     log_file = folder / ("log.csv.gz" if compressed else "log.csv")
+    settings = overrides or {}
+    if platforms:
+        settings = _merge(_write_store(folder, log_file, rows), settings)
+        rows = [row for row in rows if not _is_of_store(row)]
+    text = "\n".join([",".join(_HEADER), *rows]) + "\n"
     with gzip.open(log_file, "wt") if compressed else log_file.open("w") as handle:
         handle.write(text)
 
@@ -254,13 +269,13 @@ def write_world(
     catalogue_file = folder / "catalogue.csv"
     catalogue.to_csv(catalogue_file, index=False)
     config = folder / "world.yaml"
-    config.write_text(yaml.safe_dump(_merge(_settings(world, folder, log_file, catalogue_file), overrides or {})))
+    config.write_text(yaml.safe_dump(_merge(_settings(world, folder, log_file, catalogue_file), settings)))
     return Written(
         config=config,
         log_file=log_file,
         catalogue_file=catalogue_file,
         injected=injected,
-        num_read=len(rows),
+        num_read=num_read,
         num_clean=len(clean) + len(kept),
         num_quarantined=len(bad),
         num_duplicates=len(duplicates),
@@ -310,6 +325,30 @@ def _dirty_lines(lines: list[list[str]], world: World) -> tuple[list[str], list[
     injected |= {"no_category": len(no_category), "duplicates": len(duplicates)}
     odd = [",".join(line) for line in kept + no_category + returned + repeated]
     return bad + malformed + both, odd, duplicates, injected
+
+
+def _is_of_store(row: str) -> bool:
+    """Half of the well-formed rows; equal rows, which are duplicates, stay together."""
+    return row.count(",") == len(_HEADER) - 1 and zlib.crc32(row.encode()) % 2 == 0
+
+
+def _write_store(folder: Path, log_file: Path, rows: list[str]) -> dict[str, Any]:
+    """Write the store's log, with a card for each customer and semicolons, and whose card it is; gives the settings."""
+    store = [
+        f"K{row}".replace(",", ";") if row[0] != "," else row.replace(",", ";") for row in rows if _is_of_store(row)
+    ]
+    header = ";".join(["card", *_HEADER[1:]])
+    (folder / "store.csv").write_text("\n".join([header, *store]) + "\n")
+    customers = sorted({row.split(",")[0] for row in rows} - {""})
+    whose = [f"store,K{customer},{customer}" for customer in customers] + [
+        f"web,{customer},{customer}" for customer in customers
+    ]
+    (folder / "persons.csv").write_text("\n".join(["platform,user_id,person_id", *whose]) + "\n")
+    own = {"path": str(folder / "store.csv"), "format": "csv", "options": {"sep": ";"}}
+    return {
+        "platforms": {"web": {"file": {"path": str(log_file)}}, "store": {"file": own, "columns": {"user_id": "card"}}},
+        "identity": {"file": {"path": str(folder / "persons.csv"), "format": "csv"}, "platform": "platform"},
+    }
 
 
 def _later(when: str, **step: float) -> str:

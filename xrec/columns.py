@@ -8,6 +8,9 @@ with ``num_``.
 EVENT_ID = "event_id"
 ROW_ID = "row_id"
 DELIVERY_ID = "delivery_id"
+PLATFORM = "platform"
+PERSON_ID = "person_id"
+VALID_FROM_TS = "valid_from_ts"
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 USER_IDX = "user_idx"
@@ -30,6 +33,8 @@ PRICE = "price"
 FILE = "file"
 RAW = "raw"
 REASONS = "reasons"
+OUTCOME = "outcome"
+NUM_ROWS = "num_rows"
 
 # judged events and persons
 USE = "use"

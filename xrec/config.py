@@ -12,7 +12,7 @@ import hashlib
 from collections import abc
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -110,8 +110,10 @@ class LogColumns(_Frozen):
 
 
 class Log(_Frozen):
-    """The event log."""
+    """The event log, or that of one platform."""
 
+    platform: Name = "main"
+    """Name of the platform that the log comes from; of several, their names under `platforms`."""
     file: File
     columns: LogColumns
     time: TimeFormat = TimeFormat()
@@ -127,8 +129,12 @@ class Log(_Frozen):
     """Units beyond which a row is rejected."""
     max_price: Positive = 1e8
     """Price or line value, in the log's currency, beyond which a row is rejected."""
+    price_rate: Positive = 1.0
+    """What one unit of the log's currency is worth in the currency of the tables."""
     max_rejected_share: Share = 0.5
     """Share of rejected rows above which ingest stops with a report and writes nothing."""
+    layout_may_change: bool = False
+    """Whether columns of the delivery before may be missing now or have another type; else the run stops."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
     """Name of this delivery; loading it again replaces its rows only."""
 
@@ -138,7 +144,28 @@ class OptOuts(_Frozen):
 
     file: File
     user_id: str
-    """Column of the user's key, as in the log."""
+    """Column of the user's key: as in the log, or the person's of `identity`."""
+    platform: str | None = None
+    """Column of the platform whose key it is; without it the key is the one that the lists have."""
+
+
+class Identity(_Frozen):
+    """Who is the same person on several platforms."""
+
+    file: File | None = None
+    """A table of (platform, user's key there, person); without it the last one stays in force."""
+    platform: str | None = None
+    """Column of the platform's name; without it a row holds for all platforms."""
+    user_id: str = "user_id"
+    """Column of the user's key on the platform."""
+    person: str = "person_id"
+    """Column of the person's key."""
+    valid_from: str | None = None
+    """Column of the time from which the row holds; without it, always."""
+    time: TimeFormat = TimeFormat()
+    """How `valid_from` is written."""
+    shared_ids: bool = False
+    """Whether a key is the same person on every platform; else a user of several platforms without a person is platform:key."""
 
 
 class Privacy(_Frozen):
@@ -406,6 +433,9 @@ class Settings(_Frozen):
 
     storage: Storage
     log: Log
+    platforms: dict[Name, Log] = {}
+    """Several platforms, each with the keys of `log` that are its own; the others are taken from `log`."""
+    identity: Identity = Identity()
     catalogue: Catalogue
     privacy: Privacy = Privacy()
     categories: Categories = Categories()
@@ -423,6 +453,30 @@ class Settings(_Frozen):
     """Seed of everything that is drawn; 0 is a seed."""
     num_buckets: Count = 16
     """Hash buckets of the index dictionaries."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _log_of_each_platform(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("platforms"), dict) or not values["platforms"]:
+            return values
+        common = values.get("log") or {}
+        logs = {name: {**_merged(common, own or {}), "platform": name} for name, own in values["platforms"].items()}
+        return {**values, "platforms": logs, "log": next(iter(logs.values()))}
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> Settings:
+        units = {name: log.time.unit == "order" for name, log in self.platforms.items()}
+        if len(set(units.values())) > 1:
+            ordered = next(name for name, is_order in units.items() if is_order)
+            raise ValueError(
+                f"platforms.{ordered}.time.unit: found order beside platforms with a clock, expected all of them or none"
+            )
+        return self
+
+    @property
+    def sources(self) -> list[Settings]:
+        """The settings of each platform's log: these settings with ``log`` as that one."""
+        return [self.model_copy(update={"log": log}) for log in self.platforms.values()] or [self]
 
     @model_validator(mode="after")
     def _known_events(self) -> Settings:
@@ -512,7 +566,7 @@ def _fields(model: type[BaseModel], prefix: str) -> abc.Iterator[tuple[str, str,
     for name, field in model.model_fields.items():
         nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         section = next((kind for kind in nested if issubclass(kind, BaseModel)), None)
-        if section is not None:
+        if section is not None and get_origin(field.annotation) is not dict:
             yield from _fields(section, f"{prefix}{name}.")
             continue
         default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
@@ -529,6 +583,16 @@ def _type_name(annotation: Any) -> str:
             _type_name(argument) for argument in arguments if hasattr(argument, "__name__") or get_args(argument)
         )
     return f"{name} of {_type_name(arguments[-1] if name == 'dict' else arguments[0])}" if arguments else name
+
+
+def _merged(base: abc.Mapping[str, Any], over: abc.Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the nested keys of ``over`` on top."""
+    nested = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, abc.Mapping) and isinstance(base.get(key), abc.Mapping)
+    }
+    return {**base, **over, **nested}
 
 
 def _absolute(place: str) -> str:

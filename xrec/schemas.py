@@ -31,6 +31,8 @@ class Table:
     partitions: tuple[str, ...] = ()
     owned_by: tuple[str, ...] = ()
     """A write replaces exactly the rows that share its values of these columns; empty: the whole table."""
+    change_feed: bool = False
+    """Whether Delta tells which rows came and went between two versions."""
 
     @property
     def schema(self) -> StructType:
@@ -47,31 +49,50 @@ class ContractError(ValueError):
 _TABLES = (
     Table(
         name="events",
-        row="a clean event, with the delivery that it came in",
+        row="a clean event, with its platform, the user's key there and the delivery that it came in",
         columns=(
-            "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, "
+            "event_id string, platform string, user_id string, item_id string, event_type string, event_ts timestamp, "
             "quantity double, price double, delivery_id string"
         ),
-        key=(C.EVENT_ID,),
-        owned_by=(C.DELIVERY_ID,),
-        partitions=(C.DELIVERY_ID,),
+        key=(C.DELIVERY_ID, C.EVENT_ID),
+        owned_by=(C.DELIVERY_ID, C.PLATFORM),
+        partitions=(C.DELIVERY_ID, C.PLATFORM),
+        change_feed=True,
         made_by="ingest",
     ),
     Table(
         name="events_quarantine",
         row="a rejected input row with every reason",
-        columns="row_id string, file string, raw string, reasons array<string>, delivery_id string",
-        key=(C.ROW_ID,),
-        owned_by=(C.DELIVERY_ID,),
-        partitions=(C.DELIVERY_ID,),
+        columns="row_id string, platform string, file string, raw string, reasons array<string>, delivery_id string",
+        key=(C.DELIVERY_ID, C.ROW_ID),
+        owned_by=(C.DELIVERY_ID, C.PLATFORM),
+        partitions=(C.DELIVERY_ID, C.PLATFORM),
+        made_by="ingest",
+    ),
+    Table(
+        name="accounts",
+        row="what became of the rows of a file of a delivery: an outcome (clean, quarantined, duplicate) or a reason, and how many",
+        columns="delivery_id string, platform string, file string, outcome string, num_rows bigint",
+        key=(C.DELIVERY_ID, C.PLATFORM, C.FILE, C.OUTCOME),
+        owned_by=(C.DELIVERY_ID, C.PLATFORM),
+        partitions=(C.DELIVERY_ID, C.PLATFORM),
         made_by="ingest",
     ),
     Table(
         name="opt_outs",
-        row="a user who opted out, whether the log knows him or not",
-        columns="user_id string",
-        key=(C.USER_ID,),
+        row="a user who opted out, whether the log knows him or not; without a platform (empty) by the key that the lists have",
+        columns="platform string, user_id string",
+        key=(C.PLATFORM, C.USER_ID),
+        change_feed=True,
         made_by="ingest (where privacy.opt_outs names a list)",
+    ),
+    Table(
+        name="identities",
+        row="a user of a platform and the person who he is from a time on",
+        columns="platform string, user_id string, person_id string, valid_from_ts timestamp",
+        key=(C.PLATFORM, C.USER_ID, C.VALID_FROM_TS),
+        change_feed=True,
+        made_by="ingest (where identity.file names a table)",
     ),
     Table(
         name="persons",
@@ -85,13 +106,31 @@ _TABLES = (
     ),
     Table(
         name="judged_events",
-        row="a clean event, with its use, since when it does not count (null: it counts), and when its session began",
+        row=(
+            "a clean event of a person (user_id), with its use, since when it does not count (null: it counts), and when its "
+            "session began"
+        ),
         columns=(
-            "event_id string, user_id string, item_id string, event_type string, event_ts timestamp, "
+            "event_id string, platform string, user_id string, item_id string, event_type string, event_ts timestamp, "
             "quantity double, price double, use string, void_ts timestamp, session_ts timestamp"
         ),
         key=(C.EVENT_ID,),
         made_by="judge",
+    ),
+    Table(
+        name="catalogue_entries",
+        row=(
+            "a (category path, label) that a delivery, or the catalogue file, gives an item, with the rows that say so and when "
+            "the newest of them was written; a missing label is an empty one"
+        ),
+        columns=(
+            "delivery_id string, platform string, item_id string, category_path array<string>, label string, "
+            "updated_ts timestamp, num_rows bigint"
+        ),
+        key=(C.DELIVERY_ID, C.PLATFORM, C.ITEM_ID, C.CATEGORY_PATH, C.LABEL),
+        owned_by=(C.DELIVERY_ID, C.PLATFORM),
+        partitions=(C.DELIVERY_ID, C.PLATFORM),
+        made_by="ingest",
     ),
     Table(
         name="catalogue",

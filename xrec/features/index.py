@@ -63,7 +63,8 @@ def index_items(
     """Catalogue items and logged items to rows of ``items``: one an item ever seen, with index and category.
 
     The category is the path's node at ``level``, or its last node where the path is shorter, or ``unknown`` where there is
-    none. Non-merchandise and unknown categories are not recommendable.
+    none. An item that left the catalogue keeps the path that ``existing`` (rows of ``items``, or None) has, so that its buyers
+    still know the category. Recommendable is what is in the catalogue, of a known category, and merchandise.
     """
     known = catalogue.drop(C.VERSIONS)
     indexed = assign_dense_index(
@@ -73,10 +74,14 @@ def index_items(
         existing=existing,
         num_buckets=num_buckets,
     )
+    known = known.select(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL, F.lit(True).alias(C.IN_CATALOGUE))
+    if existing is not None:
+        gone = existing.join(known, C.ITEM_ID, how="left_anti")
+        known = known.unionByName(gone.select(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL, F.lit(False).alias(C.IN_CATALOGUE)))
     path = F.coalesce(F.col(C.CATEGORY_PATH), F.array().cast("array<string>"))
     node = F.try_element_at(path, F.least(F.size(path), F.lit(level)).cast("int"))
     category = F.when(F.size(path) == 0, F.lit(C.UNKNOWN)).otherwise(node)
-    items = indexed.join(known.withColumn(C.IN_CATALOGUE, F.lit(True)), C.ITEM_ID, how="left").select(
+    items = indexed.join(known, C.ITEM_ID, how="left").select(
         C.ITEM_ID,
         C.ITEM_IDX,
         category.alias(C.CATEGORY),
@@ -84,7 +89,8 @@ def index_items(
         F.col(C.LABEL),
         F.coalesce(F.col(C.IN_CATALOGUE), F.lit(False)).alias(C.IN_CATALOGUE),
     )
-    return items.withColumn(C.RECOMMENDABLE, ~F.col(C.CATEGORY).isin(C.UNKNOWN, *non_merchandise))
+    is_named = ~F.col(C.CATEGORY).isin(C.UNKNOWN, *non_merchandise)
+    return items.withColumn(C.RECOMMENDABLE, F.col(C.IN_CATALOGUE) & is_named)
 
 
 def describe_index(items: DataFrame, users: DataFrame) -> dict[str, str]:

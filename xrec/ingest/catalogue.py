@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -10,19 +12,21 @@ from xrec.config import Catalogue, Settings
 from xrec.ingest.mapping import plausible, require_columns, text_of, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw
 
+FROM_FILE = "catalogue:file"
+"""Owns the entries of a catalogue file; no delivery can have this name."""
+_NO_PLATFORM = "all"
+
 _KEY = "catalogue.file"
 _OLDEST = 2**62
 """An age in microseconds beyond every other: a row without a time is older than any with one."""
 
 
-def load_catalogue(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int]:
-    """The catalogue's rows, or the raw log's, to an item a row: the columns of the table ``catalogue``, and the rows left out.
+def load_entries(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int]:
+    """The catalogue's rows, or the raw log's, to what they say of items: rows of ``catalogue_entries``, and the rows left out.
 
     The path runs from the root down and stops at the first missing level; an item without a category has an empty one.
-    An item with several paths gets, of those that are not empty, the latest one (by ``catalogue.updated_ts``, or by the log's
-    times), then the most frequent, then the first by name; ``other_paths`` keeps the others. Its label is the most frequent
-    of that path, ties by name. Malformed rows of a catalogue file and its rows without an item are left out and counted; a
-    log's rows are counted elsewhere.
+    Malformed rows of a catalogue file and its rows without an item are left out and counted; a log's rows are counted
+    elsewhere. The entries belong to the delivery, or, of a catalogue file, to :data:`FROM_FILE`.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def load_catalogue(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, i
     rows = raw.where(names_an_item).select(
         text_of(item_id).alias(C.ITEM_ID),
         category_path_of(catalogue).alias(C.CATEGORY_PATH),
-        label_of(catalogue).alias(C.LABEL),
+        F.coalesce(label_of(catalogue), F.lit("")).alias(C.LABEL),
         _updated_ts(settings).alias(C.UPDATED_TS),
     )
     if catalogue.file is not None and rows.isEmpty():
@@ -57,20 +61,38 @@ def load_catalogue(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, i
             f"{next(iter(wanted))}: column '{item_id}' of {file.path} has no value in any well-formed row; "
             "expected the items' keys"
         )
-    return one_row_per_item(rows), num_left_out
+    entries = rows.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(
+        F.max(C.UPDATED_TS).alias(C.UPDATED_TS), F.count("*").alias(C.NUM_ROWS)
+    )
+    return entries.withColumns({name: F.lit(value) for name, value in owner_of_entries(settings).items()}), num_left_out
 
 
-def one_row_per_item(rows: DataFrame) -> DataFrame:
-    """Rows of (item, path, label, ``updated_ts``) to one row an item; see :func:`load_catalogue` for which one."""
+def owner_of_entries(settings: Settings) -> dict[str, Any]:
+    """Who owns these entries: a catalogue file is always the newest whole one, a log's columns are a platform's delivery."""
+    if settings.catalogue.file is not None:
+        return {C.DELIVERY_ID: FROM_FILE, C.PLATFORM: _NO_PLATFORM}
+    return {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
+
+
+def catalogue_of(entries: DataFrame, settings: Settings) -> DataFrame:
+    """The entries of the catalogue file, or of all deliveries, to one row an item: the columns of the table ``catalogue``.
+
+    An item with several paths gets, of those that are not empty, the latest one (by ``catalogue.updated_ts``, or by the log's
+    times), then the most frequent, then the first by name; ``other_paths`` keeps the others. Its label is the most frequent
+    of that path, ties by name.
+    """
+    is_from_file = F.col(C.DELIVERY_ID) == FROM_FILE
+    entries = entries.where(is_from_file if settings.catalogue.file is not None else ~is_from_file)
     newest = F.max(C.UPDATED_TS).alias(C.UPDATED_TS)
-    labels = rows.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(F.count("*").alias("num_rows"), newest)
-    best_label = F.min(F.struct(F.col(C.LABEL).isNull(), -F.col("num_rows"), F.col(C.LABEL).alias(C.LABEL)))
+    labels = entries.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(F.sum(C.NUM_ROWS).alias(C.NUM_ROWS), newest)
+    label = F.nullif(C.LABEL, F.lit(""))
+    best_label = F.min(F.struct(label.isNull(), -F.col(C.NUM_ROWS), label.alias(C.LABEL)))
     paths = labels.groupBy(C.ITEM_ID, C.CATEGORY_PATH).agg(
-        F.sum("num_rows").alias("num_rows"), newest, best_label[C.LABEL].alias(C.LABEL)
+        F.sum(C.NUM_ROWS).alias(C.NUM_ROWS), newest, best_label[C.LABEL].alias(C.LABEL)
     )
     is_empty = F.size(C.CATEGORY_PATH) == 0
     age = F.coalesce(-F.unix_micros(C.UPDATED_TS), F.lit(_OLDEST))
-    best = F.min(F.struct(is_empty, age, -F.col("num_rows"), F.col(C.CATEGORY_PATH).alias(C.CATEGORY_PATH), C.LABEL))
+    best = F.min(F.struct(is_empty, age, -F.col(C.NUM_ROWS), F.col(C.CATEGORY_PATH).alias(C.CATEGORY_PATH), C.LABEL))
     found = paths.groupBy(C.ITEM_ID).agg(
         best.alias("best"), F.collect_list(F.when(~is_empty, F.col(C.CATEGORY_PATH))).alias("all_paths")
     )

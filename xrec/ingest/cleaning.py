@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,10 +16,16 @@ from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.mapping import check_time_format, map_columns
 from xrec.ingest.privacy import pseudonyms_of
-from xrec.ingest.reader import InputError, column_names, count_rows, reading
+from xrec.ingest.reader import InputError, column_names, count_rows_by_file, reading
 from xrec.ingest.rules import FIELD_OF_REASON, MALFORMED_LINE, apply_rules, expected, is_clean
 
-_HASH, _FIELDS_HASH, _PLACE, _OCCURRENCE = "row_hash", "fields_hash", "place", "occurrence"
+CLEAN, QUARANTINED, DUPLICATE = "clean", "quarantined", "duplicate"
+OUTCOMES = (CLEAN, QUARANTINED, DUPLICATE)
+"""What becomes of a row that is read: exactly one of these."""
+
+_HASH, _SUSPECT = "hash", "is_suspect"
+_FEW = 1_000_000
+"""Hashes that every executor can hold."""
 
 
 class AccountingError(ValueError):
@@ -31,36 +37,42 @@ class CleanLog:
     """A log after the row rules."""
 
     events: DataFrame
-    """A clean event a row: the columns of the table ``events`` without ``delivery_id``."""
+    """A clean event a row: the columns of the table ``events`` without ``delivery_id`` and ``platform``."""
     quarantine: DataFrame
-    """A rejected row with every reason: the columns of ``events_quarantine`` without ``delivery_id``."""
+    """A rejected row with every reason: the columns of ``events_quarantine`` without ``delivery_id`` and ``platform``."""
     num_read: int
-    num_clean: int
-    num_quarantined: int
-    num_duplicates: int
-    num_by_reason: dict[str, int]
-    """Rejected rows of each reason, the most frequent first; a row with two reasons counts in both."""
+    accounts: Mapping[tuple[str, str], int]
+    """Rows by file and outcome, and by file and reason; a row with two reasons counts in both."""
 
-    def figures(self) -> dict[str, str]:
-        """The counts, for the summary."""
+    def num(self, outcome: str) -> int:
+        """Rows of an outcome or reason, of all files."""
+        return sum(count for (_, name), count in self.accounts.items() if name == outcome)
+
+    @property
+    def num_by_reason(self) -> dict[str, int]:
+        """Rejected rows of each reason, the most frequent first."""
+        counts = {name: self.num(name) for _, name in self.accounts if name not in OUTCOMES}
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def counts(self) -> Counter[str]:
+        """What a summary shows, the most frequent reason first; the counts of several logs add up."""
         counts = {
             "rows_read": self.num_read,
-            "rows_clean": self.num_clean,
-            "rows_quarantined": self.num_quarantined,
-            "rows_duplicate": self.num_duplicates,
+            "rows_clean": self.num(CLEAN),
+            "rows_quarantined": self.num(QUARANTINED),
+            "rows_duplicate": self.num(DUPLICATE),
         }
-        counts |= {f"quarantined_{reason}": count for reason, count in self.num_by_reason.items()}
-        return {name: f"{count:,}" for name, count in counts.items()}
+        return Counter(counts | {f"quarantined_{reason}": count for reason, count in self.num_by_reason.items()})
 
 
 @contextmanager
 def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Iterator[CleanLog]:
     """Rows of :func:`xrec.ingest.reader.read_raw` to clean events and rejected rows, kept on disk within the context.
 
-    Of rows that are equal in every source column one stays (that of the first file by name); the others are counted as
-    duplicates. ``event_id`` is a hash of the cleaned fields; rows that differ only in columns that are not mapped are
-    events of their own, and their occurrence goes into the hash. So the same rows give the same events, in whatever
-    order, file or partition they come.
+    Of clean rows that are equal in every cleaned field and every column that is not mapped one stays (that of the first file
+    by name), and of rejected rows that are equal as they stand; the others are counted as duplicates. Rows that differ only
+    in columns that are not mapped are events of their own. ``event_id`` is a hash of all this: the same row is the same event
+    in whatever order, file, partition, delivery or format it comes.
 
     Raises
     ------
@@ -68,96 +80,125 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
         The file cannot be read or is empty, a column is missing, or no row is clean or more than ``log.max_rejected_share``
         are rejected (with the reasons and examples).
     AccountingError
-        The rows read, counted by a pass of their own, are not clean + quarantined + duplicates.
+        The rows read of each file, counted by a pass of their own, are not clean + quarantined + duplicates.
     """
     log = settings.log
     mapped = map_columns(raw, log.columns, log.file)
     check_time_format(raw.sparkSession, log.time)
-    ruled = apply_rules(mapped, settings, key)
-    num_read = count_rows(raw, log.file)
-    tagged = tag(ruled).persist(StorageLevel.DISK_ONLY)  # read three times: counted, and written to two tables
+    num_read = count_rows_by_file(raw, log.file)
+    # Read several times: looked through for duplicates, counted, and written to two tables.
+    hashed = with_hash(apply_rules(mapped, settings, key), settings, key).persist(StorageLevel.DISK_ONLY)
+    suspects = _suspects_of(hashed).persist(StorageLevel.DISK_ONLY)
     try:
         with reading(log.file):
-            groups = tagged.groupBy(C.IS_DUPLICATE, C.REASONS).count().collect()  # as many as sets of reasons
-        counts = {(row[C.IS_DUPLICATE], tuple(row[C.REASONS])): int(row["count"]) for row in groups}
-        result = _account(tagged, num_read, counts, key)
-        kept_share = 1 - result.num_quarantined / result.num_read
-        if result.num_clean == 0 or kept_share < 1 - log.max_rejected_share:
+            rows = mark_duplicates(hashed, suspects)
+            result = _account(rows, num_read)
+        share = result.num(QUARANTINED) / sum(num_read.values())
+        if result.num(CLEAN) == 0 or share > log.max_rejected_share:
             raise InputError(_rejection_report(result, settings))
         yield result
     finally:
-        tagged.unpersist()
+        suspects.unpersist()
+        hashed.unpersist()
 
 
-def tag(ruled: DataFrame) -> DataFrame:
-    """Rows of :func:`apply_rules` to ``event_id``, ``row_id``, ``is_duplicate`` and what the two tables keep of them.
+def with_hash(ruled: DataFrame, settings: Settings, key: bytes | None) -> DataFrame:
+    """Rows of :func:`apply_rules` to what the two tables keep of them and ``hash``: rows with equal hashes are one row twice.
 
-    One shuffle serves both windows. Equal source rows have equal fields, so they meet where rows with equal fields meet;
-    a rejected row is placed by its own hash: a million rows without any key must not meet in one task.
+    With a ``key`` it is keyed, else who guesses a row could find it again.
     """
-    source_columns = [F.col(C.SOURCE_ROW).getField(name) for name in column_names(ruled)]
+    names = sorted(column_names(ruled))
+    mapped = set(settings.log.columns.model_dump().values())
     fields: list[Column | str] = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, F.unix_micros(C.EVENT_TS), C.QUANTITY, C.PRICE]
+    fields.append(F.lit(settings.log.platform))
+    as_event = _hash(fields, (name for name in names if name not in mapped))
+    as_it_stands = _hash([C.MALFORMED, F.lit(settings.log.platform)], names)
+    digest = F.when(is_clean(), as_event).otherwise(as_it_stands)
     kept = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE, C.FILE, C.RAW, C.REASONS]
-    hashed = ruled.select(
-        *kept,
-        _hash(*source_columns, C.MALFORMED).alias(_HASH),
-        F.when(is_clean(), _hash(*fields)).alias(_FIELDS_HASH),
-    ).withColumn(_PLACE, F.coalesce(_FIELDS_HASH, _HASH))
-    ordered = Window.partitionBy(_PLACE).orderBy(_HASH, C.FILE)
-    is_duplicate = F.coalesce(F.lag(_HASH).over(ordered) == F.col(_HASH), F.lit(False))
-    so_far = ordered.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    counted = hashed.withColumn(C.IS_DUPLICATE, is_duplicate).withColumn(
-        _OCCURRENCE, F.sum((~F.col(C.IS_DUPLICATE)).cast("int")).over(so_far)
-    )
-    again = _hash(_FIELDS_HASH, _OCCURRENCE)
-    return counted.select(
-        F.when(F.col(_OCCURRENCE) == 1, F.col(_FIELDS_HASH)).when(is_clean(), again).alias(C.EVENT_ID),
-        # Its occurrence in the file is always 1: equal rows are duplicates.
-        F.when(~is_clean(), _hash(_HASH, C.FILE)).alias(C.ROW_ID),
-        *kept,
-        C.IS_DUPLICATE,
-    )
+    rows = ruled.select(*kept, digest.alias(_HASH))
+    return rows if key is None else rows.withColumn(_HASH, F.left(pseudonyms_of(F.col(_HASH), key), F.lit(32)))
 
 
-def check_accounting(*, read: int, clean: int, quarantined: int, duplicates: int) -> None:
-    """Raise AccountingError unless every row read is clean, quarantined or a duplicate."""
-    if read != clean + quarantined + duplicates:
-        raise AccountingError(
-            f"rows read: found {read:,}, expected {clean:,} clean + {quarantined:,} quarantined + {duplicates:,} duplicates "
-            f"= {clean + quarantined + duplicates:,}; did the file change during the run? Run ingest again"
-        )
+def mark_duplicates(hashed: DataFrame, suspects: DataFrame) -> DataFrame:
+    """Rows of :func:`with_hash` with ``is_duplicate``: true for all but one of equal rows.
+
+    A log has few duplicates. So only rows whose short hash occurs twice (``suspects``) are brought together and compared; the
+    others stay where they are.
+    """
+    num_suspects = suspects.count()
+    if num_suspects == 0:
+        return hashed.withColumn(C.IS_DUPLICATE, F.lit(False))
+    found = suspects if num_suspects > _FEW else F.broadcast(suspects)
+    joined = hashed.withColumn(_SUSPECT, F.xxhash64(_HASH))
+    ordered = Window.partitionBy(_HASH).orderBy(C.FILE)
+    alone = joined.join(found, _SUSPECT, how="left_anti").withColumn(C.IS_DUPLICATE, F.lit(False))
+    doubled = joined.join(found, _SUSPECT, how="left_semi").withColumn(C.IS_DUPLICATE, F.row_number().over(ordered) > 1)
+    return alone.unionByName(doubled).drop(_SUSPECT)
 
 
-def _account(
-    tagged: DataFrame, num_read: int, counts: dict[tuple[bool, tuple[str, ...]], int], key: bytes | None
-) -> CleanLog:
-    by_reason: Counter[str] = Counter()
-    for (is_duplicate, reasons), count in counts.items():
-        if not is_duplicate:
-            by_reason.update(dict.fromkeys(reasons, count))
+def _suspects_of(hashed: DataFrame) -> DataFrame:
+    """The short hashes that several rows have: of a billion rows, few that are not equal."""
+    return hashed.groupBy(F.xxhash64(_HASH).alias(_SUSPECT)).count().where("count > 1").select(_SUSPECT)
+
+
+def describe_counts(by_platform: Mapping[str, Counter[str]]) -> dict[str, str]:
+    """The counts of :meth:`CleanLog.counts` of each platform, for the summary: their sums, and those of each of several."""
+    total = sum(by_platform.values(), Counter())
+    figures = {name: f"{total[name]:,}" for name in total}
+    if len(by_platform) > 1:
+        for platform, counts in by_platform.items():
+            parts = [f"{counts[f'rows_{what}']:,} {what}" for what in ("read", CLEAN, QUARANTINED, DUPLICATE)]
+            figures[f"platform {platform}"] = ", ".join(parts)
+    return figures
+
+
+@contextmanager
+def naming_platform(settings: Settings) -> Iterator[None]:
+    """Say in every error which of several platforms it is about."""
+    try:
+        yield
+    except Exception as error:
+        if len(settings.platforms) > 1:
+            name = settings.log.platform
+            error.add_note(f"this is about the platform {name}: what the message calls log.* is platforms.{name}.*")
+        raise
+
+
+def check_accounting(num_read: Mapping[str, int], accounts: Mapping[tuple[str, str], int]) -> None:
+    """Raise AccountingError unless every row read of every file is clean, quarantined or a duplicate."""
+    for file in sorted({*num_read, *(file for file, _ in accounts)}):
+        read = num_read.get(file, 0)
+        counts = {outcome: accounts.get((file, outcome), 0) for outcome in OUTCOMES}
+        if read != sum(counts.values()):
+            parts = " + ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
+            raise AccountingError(
+                f"{file}: rows read: found {read:,}, expected {parts} = {sum(counts.values()):,}; did the file change during "
+                "the run? Run ingest again"
+            )
+
+
+def _account(rows: DataFrame, num_read: Mapping[str, int]) -> CleanLog:
+    groups = rows.groupBy(C.FILE, C.IS_DUPLICATE, C.REASONS).count().collect()  # as many as files x sets of reasons
+    accounts: Counter[tuple[str, str]] = Counter()
+    for file, is_duplicate, reasons, count in groups:
+        outcome = DUPLICATE if is_duplicate else QUARANTINED if reasons else CLEAN
+        accounts[file, outcome] += count
+        for reason in () if is_duplicate else reasons:
+            accounts[file, reason] += count
+    check_accounting(num_read, accounts)
     first = ~F.col(C.IS_DUPLICATE)
-    num_duplicates = sum(count for (is_duplicate, _), count in counts.items() if is_duplicate)
-    num_clean = counts.get((False, ()), 0)
-    num_quarantined = sum(count for (is_duplicate, reasons), count in counts.items() if reasons and not is_duplicate)
-    check_accounting(read=num_read, clean=num_clean, quarantined=num_quarantined, duplicates=num_duplicates)
-    # A plain hash of the whole source row could be found again by whoever guesses the row.
-    row_id = F.col(C.ROW_ID) if key is None else F.left(pseudonyms_of(F.col(C.ROW_ID), key), F.lit(32))
-    return CleanLog(
-        events=tagged.where(first & is_clean()).drop(C.ROW_ID, C.FILE, C.RAW, C.REASONS, C.IS_DUPLICATE),
-        quarantine=tagged.where(first & ~is_clean()).select(row_id.alias(C.ROW_ID), C.FILE, C.RAW, C.REASONS),
-        num_read=num_read,
-        num_clean=num_clean,
-        num_quarantined=num_quarantined,
-        num_duplicates=num_duplicates,
-        num_by_reason=dict(by_reason.most_common()),
+    events = rows.where(first & is_clean()).select(
+        F.col(_HASH).alias(C.EVENT_ID), C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE
     )
+    quarantine = rows.where(first & ~is_clean()).select(F.col(_HASH).alias(C.ROW_ID), C.FILE, C.RAW, C.REASONS)
+    return CleanLog(events=events, quarantine=quarantine, num_read=sum(num_read.values()), accounts=dict(accounts))
 
 
 def _rejection_report(log: CleanLog, settings: Settings) -> str:
     """The message where too many rows are rejected: the reasons, each with an example and what was expected."""
-    share = f"{log.num_quarantined / log.num_read:.1%} of the {log.num_read:,} rows of {settings.log.file.path} are rejected"
+    share = f"{log.num(QUARANTINED) / log.num_read:.1%} of the {log.num_read:,} rows of {settings.log.file.path} are rejected"
     lines = [f"log.file.path: {share}, expected at most log.max_rejected_share ({settings.log.max_rejected_share:g}):"]
-    if log.num_clean == 0:
+    if log.num(CLEAN) == 0:
         lines = [f"log.file.path: none of the {log.num_read:,} rows of {settings.log.file.path} is clean:"]
     for reason, count in list(log.num_by_reason.items())[:4]:
         example = log.quarantine.where(F.array_contains(C.REASONS, reason)).select(C.RAW).first()
@@ -180,9 +221,13 @@ def _unit_hint(found: str | None, settings: Settings) -> str:
     return f" (it looks like log.time.unit: {unit})" if unit and unit != settings.log.time.unit else ""
 
 
-def _hash(*values: Column | str) -> Column:
-    """128 bits of the values' SHA-256, as hexadecimal digits; null is a value of its own."""
+def _hash(fields: Sequence[Column | str], source_names: Iterable[str]) -> Column:
+    """128 bits of a SHA-256, as hexadecimal digits, of fields, whose nulls are values, and of the named source columns.
+
+    Of the source, an empty column says no more than one that is missing, and their order nothing.
+    """
     texts = [
-        F.coalesce((F.col(value) if isinstance(value, str) else value).cast("string"), F.lit("\0")) for value in values
+        F.coalesce((F.col(field) if isinstance(field, str) else field).cast("string"), F.lit("\0")) for field in fields
     ]
+    texts += [F.concat(F.lit(f"{name}\x1e"), F.col(C.SOURCE_ROW).getField(name)) for name in source_names]
     return F.left(F.sha2(F.concat_ws("\x1f", *texts), 256), F.lit(32))

@@ -84,26 +84,24 @@ def plausible(times: Column) -> Column:
     return F.when((times >= F.to_timestamp(F.lit(_EARLIEST))) & (times < F.to_timestamp(F.lit(_LATEST))), times)
 
 
-def check_time_format(spark: SparkSession, time: TimeFormat) -> None:
-    """Raise InputError where ``log.time.zone`` is no zone or ``log.time.format`` no Spark date-time pattern."""
+def check_time_format(spark: SparkSession, time: TimeFormat, *, key: str = "log.time") -> None:
+    """Raise InputError where the zone is no zone or the format no Spark date-time pattern; ``key`` names their settings."""
     try:
         ZoneInfo(time.zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InputError(
-            f"log.time.zone: found '{time.zone}', expected UTC or a Region/City such as Europe/Berlin"
+            f"{key}.zone: found '{time.zone}', expected UTC or a Region/City such as Europe/Berlin"
         ) from None
     if time.format is None:
         return
     if time.unit != "text":
-        raise InputError(
-            f"log.time.format: found '{time.format}' beside log.time.unit '{time.unit}', expected unit text"
-        )
+        raise InputError(f"{key}.format: found '{time.format}' beside {key}.unit '{time.unit}', expected unit text")
     try:
         spark.range(1).select(F.try_to_timestamp(F.lit("2000"), F.lit(time.format))).first()
     except PySparkException as error:
         reason = str(error).split(". SQLSTATE")[0].split("] ")[-1]
         raise InputError(
-            f"log.time.format: found '{time.format}', expected a Spark date-time pattern such as yyyy-MM-dd HH:mm:ss: "
+            f"{key}.format: found '{time.format}', expected a Spark date-time pattern such as yyyy-MM-dd HH:mm:ss: "
             f"{reason}"
         ) from None
 

@@ -85,6 +85,11 @@ def pseudonyms_of(texts: Column, key: bytes) -> Column:
     return column
 
 
+def hidden(texts: Column, key: bytes | None) -> Column:
+    """Users' keys as the tables have them: themselves, or with a ``key`` their pseudonyms."""
+    return texts if key is None else pseudonyms_of(texts, key)
+
+
 def fingerprint(key: bytes | None) -> str:
     """Tells keys apart without giving them away, so that one log never mixes the pseudonyms of two."""
     return NO_KEY if key is None else pseudonym("fingerprint of an xrec key", key)[:12]
@@ -117,7 +122,10 @@ def load_opt_outs(spark: SparkSession, privacy: Privacy, key: bytes | None) -> D
         return None
     file, name = privacy.opt_outs.file, privacy.opt_outs.user_id
     raw = read_raw(spark, file, key=_KEY)
-    require_columns(raw, {"privacy.opt_outs.user_id": name}, file)
+    wanted = {"privacy.opt_outs.user_id": name}
+    if privacy.opt_outs.platform is not None:
+        wanted["privacy.opt_outs.platform"] = privacy.opt_outs.platform
+    require_columns(raw, wanted, file)
     with reading(file, key=_KEY):
         num_malformed = raw.where(F.col(C.MALFORMED).isNotNull() | text_of(name).isNull()).count()
     if num_malformed:
@@ -125,5 +133,7 @@ def load_opt_outs(spark: SparkSession, privacy: Privacy, key: bytes | None) -> D
             f"{_KEY}.path: found {num_malformed} rows of {file.path} without a user in column '{name}', expected one in each: "
             "a person who must be left out would be missed; mend the file"
         )
-    user_id = text_of(name) if key is None else pseudonyms_of(text_of(name), key)
-    return raw.select(user_id.alias(C.USER_ID)).distinct()
+    platform = (
+        F.lit("") if privacy.opt_outs.platform is None else F.coalesce(text_of(privacy.opt_outs.platform), F.lit(""))
+    )
+    return raw.select(platform.alias(C.PLATFORM), hidden(text_of(name), key).alias(C.USER_ID)).distinct()

@@ -32,6 +32,9 @@ from pyspark.sql.types import (
 from xrec import columns as C
 from xrec.config import File
 
+SOURCE_TYPE = "source_type"
+"""Key in a column's metadata of the type that it has in the source."""
+
 _PACKAGE = "package:"
 
 _CAUSES = (
@@ -110,11 +113,11 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
             records = spark.read.format(file.format).options(**file.options).load(path)
         records = records.select("*", F.col("_metadata.file_name").alias(C.FILE + _OURS))
     fields = [field for field in records.schema.fields if field.name not in {C.FILE + _OURS, C.MALFORMED + _OURS}]
-    texts = dict(_texts(fields))
+    texts = {name: (text, kind) for name, text, kind in _texts(fields)}
     _check_names(list(texts), file, key)
     malformed = F.col(C.MALFORMED + _OURS) if C.MALFORMED + _OURS in records.columns else F.lit(None).cast("string")
     return records.select(
-        F.struct(*[text.alias(name) for name, text in texts.items()]).alias(C.SOURCE_ROW),
+        F.struct(*[_named(name, text, kind) for name, (text, kind) in texts.items()]).alias(C.SOURCE_ROW),
         F.col(C.FILE + _OURS).alias(C.FILE),
         malformed.alias(C.MALFORMED),
     )
@@ -122,11 +125,16 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
 
 def count_rows(raw: DataFrame, file: File, *, key: str = "log.file", least: int = 1) -> int:
     """Count the rows of :func:`read_raw`, by a pass over the file of its own; too few, or a damaged file, is an InputError."""
+    return sum(count_rows_by_file(raw, file, key=key, least=least).values())
+
+
+def count_rows_by_file(raw: DataFrame, file: File, *, key: str = "log.file", least: int = 1) -> dict[str, int]:
+    """As :func:`count_rows`, of each file that has a row."""
     with reading(file, key=key):
-        num_rows = raw.count()
-    if num_rows < least:
+        counts = {row[C.FILE]: int(row["count"]) for row in raw.groupBy(C.FILE).count().collect()}
+    if sum(counts.values()) < least:
         raise InputError(f"{key}.path: {file.path} holds no row (format {file.format}); expected at least one")
-    return num_rows
+    return counts
 
 
 def column_names(raw: DataFrame) -> list[str]:
@@ -186,15 +194,19 @@ def _read_json_lines(spark: SparkSession, file: File, path: str, key: str) -> Da
 
 def _texts(
     fields: Sequence[StructField], parent: Column | None = None, prefix: str = ""
-) -> Iterator[tuple[str, Column]]:
-    """Each leaf of a schema, as its dotted name and its text."""
+) -> Iterator[tuple[str, Column, DataType]]:
+    """Each leaf of a schema, as its dotted name, its text and its type."""
     for field in fields:
         quoted = field.name.replace("`", "``")
         column = F.col(f"`{quoted}`") if parent is None else parent.getField(field.name)
         if isinstance(field.dataType, StructType):
             yield from _texts(field.dataType.fields, column, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, _text(column, field.dataType)
+            yield prefix + field.name, _text(column, field.dataType), field.dataType
+
+
+def _named(name: str, text: Column, kind: DataType) -> Column:
+    return text.alias(name, metadata={SOURCE_TYPE: kind.simpleString()})
 
 
 def _text(column: Column, kind: DataType) -> Column:

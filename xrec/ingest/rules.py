@@ -108,7 +108,9 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
         line, row = F.lit(WITHHELD), _mapped_alone(settings)
     line = F.to_json(F.struct(line.alias(MALFORMED_LINE)))
     raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(row))
-    return rows.withColumn(C.REASONS, reasons).withColumn(C.RAW, raw)
+    # The rules speak of the log's own currency, so it is converted last.
+    price = F.col(C.PRICE) * F.lit(log.price_rate) if log.price_rate != 1 else F.col(C.PRICE)
+    return rows.withColumn(C.REASONS, reasons).withColumns({C.RAW: raw, C.PRICE: price})
 
 
 def _mapped_alone(settings: Settings) -> Column:

@@ -92,28 +92,35 @@ def judge(events: DataFrame, persons: DataFrame, settings: Settings, opt_outs: D
     return rows.select(*events.columns, use.alias(C.USE), void_ts.alias(C.VOID_TS), C.SESSION_TS)
 
 
-def describe_judged(judged: DataFrame, persons: DataFrame, num_clean: int) -> dict[str, str]:
+def check_uses(judged: DataFrame, events: DataFrame) -> None:
+    """Raise AccountingError unless every event was judged once: the counts are those of a pass of their own."""
+    found, expected = judged.count(), events.count()
+    if found != expected:
+        raise AccountingError(
+            f"events judged: found {found:,}, expected the {expected:,} clean ones; run the stage judge again"
+        )
+
+
+def describe_judged(judged: DataFrame, persons: DataFrame, *, num_delivered: int | None = None) -> dict[str, str]:
     """Events of each use, and the users flagged, for the summary.
+
+    ``num_delivered`` counts the events as often as they were delivered; default: once each.
 
     Raises
     ------
-    AccountingError
-        The uses do not add up to the clean events.
     ValueError
         Nothing is left to learn from.
     """
     counts = {row[C.USE]: int(row["count"]) for row in judged.groupBy(C.USE).count().collect()}
-    if sum(counts.values()) != num_clean:
-        raise AccountingError(
-            f"events judged: found {sum(counts.values()):,} ({counts}), expected the {num_clean:,} clean ones; run the stage "
-            "judge again"
-        )
+    num_clean = sum(counts.values())
     if not counts.get(USED):
         raise ValueError(
             f"log_rules, persons: found none of the {num_clean:,} clean events left to learn from ({counts}), expected some; "
             "raise the thresholds of persons, or lower log_rules.repeat_seconds"
         )
     shown = {f"events_{use}": counts[use] for use in USES if use in counts}
+    if num_delivered is not None and num_delivered > num_clean:
+        shown["events_delivered_again"] = num_delivered - num_clean
     flagged = persons.where(F.col(C.FLAGGED_TS).isNotNull()).count()
     return {name: f"{value:,}" for name, value in {**shown, "users_flagged": flagged}.items()}
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.runs.ledger import newest_runs
 from xrec.storage.tables import Tables
+
+LAYOUTS = "layouts"
+"""The figure of ingest that has each platform's columns and types, as JSON; for the next ingest, not for people."""
 
 
 def figure_of_other_deliveries(tables: Tables, delivery_id: str, figure: str) -> str | None:
@@ -18,3 +24,9 @@ def figure_of_other_deliveries(tables: Tables, delivery_id: str, figure: str) ->
     # The events themselves are not what this stage is made from.
     tables.read_versions.pop("events", None)
     return found.figures.get(figure, "none") if found else None
+
+
+def newest_layouts(tables: Tables) -> dict[str, Mapping[str, str]]:
+    """Each platform's columns and types (see :mod:`xrec.ingest.layout`) in the newest ingest; empty where there was none."""
+    found = newest_runs(tables).get("ingest")
+    return json.loads(found.figures.get(LAYOUTS, "{}")) if found else {}

@@ -43,5 +43,7 @@ def newest_runs(tables: Tables) -> dict[str, StageRun]:
     newest_first = Window.partitionBy(C.STAGE).orderBy(F.desc(C.STARTED_TS))
     tables.read_versions.pop("stage_runs", None)
     rows = tables.read("stage_runs").withColumn("age", F.row_number().over(newest_first)).where("age = 1").collect()
+    # Nothing is made from the ledger.
+    tables.read_versions.pop("stage_runs", None)
     names = StageRun.__dataclass_fields__
     return {row[C.STAGE]: StageRun(**{name: row[name] for name in names}) for row in rows}

@@ -23,6 +23,7 @@ from rich.console import Console
 from xrec import columns as C
 from xrec.config import Settings, SettingsError, add_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
+from xrec.runs.deliveries import LAYOUTS
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
 from xrec.session import build_session
@@ -131,6 +132,8 @@ def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
         )
         run = run_stage(context, name, stage, name, console)
         for figure, value in run.figures.items():
+            if figure == LAYOUTS:
+                continue
             console.print(f"    {figure}: {value}")
 
 

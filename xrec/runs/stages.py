@@ -18,14 +18,21 @@ class StageInfo:
 
 
 STAGES: tuple[StageInfo, ...] = (
-    StageInfo(name="ingest", does="clean the log", reads=(), writes=("events", "events_quarantine", "catalogue")),
+    StageInfo(
+        name="ingest",
+        does="clean the log",
+        reads=(),
+        writes=("events", "events_quarantine", "accounts", "catalogue_entries", "catalogue"),
+    ),
     StageInfo(
         name="judge",
-        does="repeats, returns, sessions, non-persons",
+        does="persons, repeats, returns, sessions",
         reads=("events",),
         writes=("persons", "judged_events"),
     ),
-    StageInfo(name="index", does="number items and users", reads=("events", "catalogue"), writes=("items", "users")),
+    StageInfo(
+        name="index", does="number items and users", reads=("judged_events", "catalogue"), writes=("items", "users")
+    ),
     StageInfo(
         name="fold",
         does="categories, interactions and targets per fold",

@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 
 from xrec import columns as C
 from xrec.config import Settings
+from xrec.runs.deliveries import LAYOUTS
 from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
@@ -57,7 +58,7 @@ def _print_rows(console: Console, ingest: StageRun) -> None:
     line = ", ".join(f"{figures[name]} {name.removeprefix('rows_')}" for name in _ROW_FIGURES if name in figures)
     console.print(f"rows: {line}")
     for name, value in figures.items():
-        if name not in _ROW_FIGURES:
+        if name not in {*_ROW_FIGURES, LAYOUTS}:
             console.print(f"    {name}: {value}")
 
 

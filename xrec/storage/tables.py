@@ -6,12 +6,16 @@ A write is one Delta commit: killed midway, the old version stays readable; run 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -19,6 +23,11 @@ from xrec.config import Storage
 from xrec.schemas import TABLES, ContractError, Table, check_rows, check_types
 
 _LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES")
+_RECENT = 50
+"""Commits among which there is one that is no maintenance."""
+_GONE = "is_gone"
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9._:-]+")
 
 
@@ -82,10 +91,27 @@ class Tables:
             rows = rows.where(F.col(column) == value)
         return rows
 
-    def write(self, name: str, rows: DataFrame, *, kept: bool = False, **owned: str | Sequence[str]) -> int:
+    def note(self, name: str) -> str | None:
+        """What the newest write of a table noted in its commit; None where there is no table or no note."""
+        if not self.exists(name):
+            return None
+        commits = self._delta_table(name).history(_RECENT).where(~F.col("operation").isin(*_MAINTENANCE))
+        row = commits.orderBy(F.desc("version")).select("userMetadata").first()
+        return None if row is None else row[0]
+
+    def write(
+        self,
+        name: str,
+        rows: DataFrame,
+        *,
+        kept: bool = False,
+        note: str | None = None,
+        **owned: str | Sequence[str],
+    ) -> int:
         """Replace the rows of these owners (the whole table where it has none); return the version written.
 
-        The rows are kept on disk between the check and the commit, unless the caller has ``kept`` them.
+        The rows are kept on disk between the check and the commit, unless the caller has ``kept`` them; ``note`` becomes part
+        of the commit (see :meth:`note`).
 
         Raises
         ------
@@ -101,7 +127,8 @@ class Tables:
         checked = stamped if kept else stamped.persist(StorageLevel.DISK_ONLY)
         try:
             check_rows(checked, table, values)
-            self._commit(checked, table, predicate)
+            with self._noting(note):
+                self._commit(checked, table, predicate)
         finally:
             if not kept:
                 checked.unpersist()
@@ -110,12 +137,79 @@ class Tables:
         self.written_versions[name] = int(str(self.spark.conf.get(_LAST_COMMIT)))
         return self.written_versions[name]
 
+    def merge(self, name: str, rows: DataFrame, *, within: DataFrame, note: str | None = None) -> int:
+        """Replace the rows of some keys, such as users, by others, in one commit that touches only rows that differ.
+
+        Where none differs, nothing is written, the note included.
+
+        Parameters
+        ----------
+        rows
+            The new rows of these keys.
+        within
+            The keys, once each, under their column's name; the table's other rows stay.
+
+        Raises
+        ------
+        ContractError
+            The rows break the table's contract; nothing is written.
+        """
+        table, key = TABLES[name], within.columns
+        stamped = check_types(rows.withColumn(C.VERSIONS, F.lit(self._provenance())), table)
+        new = stamped.persist(StorageLevel.DISK_ONLY)
+        values = [column for column in table.schema.names if column != C.VERSIONS]
+        try:
+            check_rows(new, table, {})
+            old = self.read(name).join(within, key, how="left_semi")
+            is_same = reduce(
+                Column.__and__, [F.col(f"new.{value}").eqNullSafe(F.col(f"old.{value}")) for value in values]
+            )
+            upserts = new.alias("new").join(old.alias("old"), is_same, how="left_anti").withColumn(_GONE, F.lit(False))
+            gone = old.join(new, list(table.key), how="left_anti").withColumn(_GONE, F.lit(True))
+            changes = upserts.unionByName(gone).persist(StorageLevel.DISK_ONLY)
+            if not changes.isEmpty():
+                same_key = " and ".join(f"t.{column} = c.{column}" for column in table.key)
+                merger = self._delta_table(name).alias("t").merge(changes.alias("c"), same_key)
+                merger = merger.whenMatchedDelete(f"c.{_GONE}")
+                columns: dict[str, str | Column] = {column: f"c.{column}" for column in table.schema.names}
+                merger = merger.whenMatchedUpdate(set=columns).whenNotMatchedInsert(values=columns)
+                with self._noting(note):
+                    merger.execute()
+            changes.unpersist()
+        finally:
+            new.unpersist()
+        self.read_versions.pop(name, None)
+        self.written_versions[name] = self.version(name)
+        return self.written_versions[name]
+
+    def changed_keys(self, name: str, keys: Sequence[str], *, since: int) -> DataFrame | None:
+        """The keys of rows that came or went after a version until the one that is read; None where nobody can tell any more.
+
+        What went and came back is no change. Nobody can tell where the table keeps no change feed or its old versions are gone.
+        """
+        until = self.read_versions.get(name, self.version(name))
+        if since == until:
+            return self.read(name).select(*keys).limit(0)
+        reader = self.spark.read.format("delta").option("readChangeFeed", "true")
+        reader = reader.option("startingVersion", since + 1).option("endingVersion", until)
+        try:
+            feed = reader.table(self.location(name)) if self.storage.catalog else reader.load(self.location(name))
+            step = F.when(F.col("_change_type").isin("insert", "update_postimage"), 1).otherwise(-1)
+            values = [column for column in TABLES[name].schema.names if column != C.VERSIONS]
+            net = feed.groupBy(*values).agg(F.sum(step).alias("net")).where("net != 0")
+            found = net.select(*keys).distinct()
+            found.isEmpty()
+        except (PySparkException, Py4JJavaError):
+            return None
+        return found
+
     def _commit(self, rows: DataFrame, table: Table, predicate: str) -> None:
         if C.SHARD in table.partitions:
             rows = rows.repartition(*table.partitions)
         if not self.exists(table.name):
             self._create(rows, table)
             return
+        self._check_owners(table)
         # A table of an earlier version of xrec takes the columns that it lacks; their old rows have nulls there.
         if self.storage.catalog:
             to_table = rows.writeTo(self.location(table.name)).option("mergeSchema", "true")
@@ -127,6 +221,16 @@ class Tables:
         writer = writer.option("replaceWhere", predicate) if predicate else writer
         writer.save(self.location(table.name))
 
+    def _check_owners(self, table: Table) -> None:
+        """Raise ContractError where a table of an earlier version of xrec does not know whose its rows are."""
+        there = self._delta_table(table.name).toDF().columns if table.owned_by else table.owned_by
+        lacking = [column for column in table.owned_by if column not in there]
+        if lacking:
+            raise ContractError(
+                f"table '{table.name}' at {self.location(table.name)} was made by an earlier version of xrec: found no column "
+                f"'{lacking[0]}', expected it to tell whose its rows are; load all deliveries into another storage.root"
+            )
+
     def _create(self, rows: DataFrame, table: Table) -> None:
         """Create the table with its properties and its first rows in one commit: no reader ever finds it empty."""
         kept = f"interval {self.storage.retention_days} days"
@@ -134,6 +238,7 @@ class Tables:
             "delta.logRetentionDuration": kept,
             "delta.deletedFileRetentionDuration": kept,
             "delta.enableDeletionVectors": "false",
+            "delta.enableChangeDataFeed": str(table.change_feed).lower(),
             "comment": f"one row is {table.row}",
         }
         location = self.location(table.name)
@@ -144,6 +249,18 @@ class Tables:
             writer = writer.tableProperty(key, value)
         # Not create(): files that a killed run left in the folder would count as a table.
         writer.createOrReplace()
+
+    @contextmanager
+    def _noting(self, note: str | None) -> Iterator[None]:
+        """Put the note into the commits within; a merge takes it from the session alone."""
+        if note is None:
+            yield
+            return
+        self.spark.conf.set(_USER_METADATA, note)
+        try:
+            yield
+        finally:
+            self.spark.conf.unset(_USER_METADATA)
 
     def _delta_table(self, name: str) -> DeltaTable:
         if self.storage.catalog:

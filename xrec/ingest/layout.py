@@ -1,0 +1,56 @@
+"""The columns of a source from one delivery to the next: what is new is told, what is gone or of another type stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql.types import StructType
+
+from xrec import columns as C
+from xrec.config import Settings
+from xrec.ingest.reader import SOURCE_TYPE, InputError, listed
+
+
+def layout_of(raw: DataFrame) -> dict[str, str]:
+    """The columns of :func:`xrec.ingest.reader.read_raw` with their types in the source; text files know only text."""
+    source_row = raw.schema[C.SOURCE_ROW].dataType
+    assert isinstance(source_row, StructType)
+    return {field.name: field.metadata.get(SOURCE_TYPE, "string") for field in source_row.fields}
+
+
+def check_layout(now: Mapping[str, str], earlier: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """What is new beside the platform's delivery before, for the summary; nothing where nothing is.
+
+    Parameters
+    ----------
+    now, earlier
+        Column to type; ``earlier`` is empty where there was no delivery.
+
+    Raises
+    ------
+    InputError
+        A column is gone or has another type, and ``log.layout_may_change`` is not set: a log whose export was changed by
+        mistake is not mixed with the good one.
+    """
+    if not earlier:
+        return {}
+    path = settings.log.file.path
+    gone = [name for name in earlier if name not in now]
+    retyped = [name for name in earlier if name in now and now[name] != earlier[name]]
+    if (gone or retyped) and not settings.log.layout_may_change:
+        faults = [f"found no column '{name}' in {path}, expected it as in the delivery before" for name in gone]
+        faults += [
+            f"found column '{name}' of {path} as {now[name]}, expected {earlier[name]} as in the delivery before"
+            for name in retyped
+        ]
+        raise InputError(
+            "\n".join(f"log.file.path: {fault}" for fault in faults)
+            + "\nmend the file; or, where this is how the log looks from now on, run once with --set log.layout_may_change=true"
+        )
+    figures = {}
+    new = [name for name in now if name not in earlier]
+    for what, names in (("new", new), ("gone", gone), ("retyped", retyped)):
+        if names:
+            figures[f"columns_{what} ({settings.log.platform})"] = listed(names)
+    return figures
