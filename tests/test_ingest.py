@@ -155,6 +155,7 @@ def test_every_fault_is_found_with_its_reasons_alone_and_in_pairs_and_nothing_el
     assert result.counts == (len(rows) + 3, 53, len(expected), 0)
     counted = Counter(reason for reasons in expected.values() for reason in reasons)
     assert result.by_reason == dict(counted)
+    assert result.figures["rows_duplicate"] == "0", "none is said as well"
     assert result.figures["quarantined_price_not_positive"] == str(counted["price_not_positive"])
     assert sum(row[C.QUANTITY] is None and row[C.PRICE] is None for row in result.events) == 3
 

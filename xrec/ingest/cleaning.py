@@ -143,8 +143,8 @@ def _suspects_of(hashed: DataFrame) -> DataFrame:
 
 def describe_counts(by_platform: Mapping[str, Counter[str]]) -> dict[str, str]:
     """The counts of :meth:`CleanLog.counts` of each platform, for the summary: their sums, and those of each of several."""
-    total = sum(by_platform.values(), Counter())
-    figures = {name: f"{total[name]:,}" for name in total}
+    names = dict.fromkeys(name for counts in by_platform.values() for name in counts)
+    figures = {name: f"{sum(counts[name] for counts in by_platform.values()):,}" for name in names}
     if len(by_platform) > 1:
         for platform, counts in by_platform.items():
             parts = [f"{counts[f'rows_{what}']:,} {what}" for what in ("read", CLEAN, QUARANTINED, DUPLICATE)]
