@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.mapping import TEXT, expected_time, plausible, timestamp_of
-from xrec.ingest.privacy import WITHHELD, pseudonyms_of
+from xrec.ingest.privacy import WITHHELD, hidden
 from xrec.ingest.reader import InputError
 
 MALFORMED_LINE = "_line"
@@ -68,7 +68,7 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
     has_type_column = columns.event_type is not None
     rows = mapped.withColumns(
         {
-            C.USER_ID: F.col(C.USER_ID + TEXT) if key is None else pseudonyms_of(F.col(C.USER_ID + TEXT), key),
+            C.USER_ID: hidden(F.col(C.USER_ID + TEXT), key),
             C.ITEM_ID: F.col(C.ITEM_ID + TEXT),
             C.EVENT_TYPE: event_type_of(settings) if has_type_column else F.lit(settings.log.event_type),
             C.EVENT_TS: timestamp_of(F.col(C.EVENT_TS + TEXT), settings.log.time),

@@ -11,7 +11,7 @@ from xrec import columns as C
 from xrec.runs.ledger import newest_runs
 from xrec.storage.tables import Tables
 
-LAYOUTS = "layouts"
+LAYOUTS = "_layouts"
 """The figure of ingest that has each platform's columns and types, as JSON; for the next ingest, not for people."""
 
 

@@ -25,6 +25,11 @@ class StageRun:
     outputs: Mapping[str, int]
     figures: Mapping[str, str]
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """The figures that are for people; a name that begins with an underscore is for a later run."""
+        return {name: value for name, value in self.figures.items() if not name.startswith("_")}
+
 
 def record(tables: Tables, run: StageRun) -> None:
     """Write a stage's row; a stage that is run again in the same run replaces it."""

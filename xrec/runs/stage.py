@@ -23,7 +23,6 @@ from rich.console import Console
 from xrec import columns as C
 from xrec.config import Settings, SettingsError, add_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
-from xrec.runs.deliveries import LAYOUTS
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
 from xrec.session import build_session
@@ -131,9 +130,7 @@ def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
             spark=build_session(f"xrec {name}"), settings=settings, run_id=arguments.run_id or new_run_id(settings)
         )
         run = run_stage(context, name, stage, name, console)
-        for figure, value in run.figures.items():
-            if figure == LAYOUTS:
-                continue
+        for figure, value in run.shown.items():
             console.print(f"    {figure}: {value}")
 
 

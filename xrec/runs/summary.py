@@ -11,7 +11,6 @@ from rich.table import Table as Grid
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.runs.deliveries import LAYOUTS
 from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
@@ -54,11 +53,11 @@ def print_summary(console: Console, context: StageContext, chosen: Sequence[Stag
 
 
 def _print_rows(console: Console, ingest: StageRun) -> None:
-    figures = ingest.figures
+    figures = ingest.shown
     line = ", ".join(f"{figures[name]} {name.removeprefix('rows_')}" for name in _ROW_FIGURES if name in figures)
     console.print(f"rows: {line}")
     for name, value in figures.items():
-        if name not in {*_ROW_FIGURES, LAYOUTS}:
+        if name not in _ROW_FIGURES:
             console.print(f"    {name}: {value}")
 
 
@@ -71,7 +70,7 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
         run = runs[name]
         earlier = "" if run.run_id == context.run_id else f"(not in this run; newest: {run.run_id}) "
         shown = (
-            "" if name in {"ingest", "evaluate"} else ", ".join(f"{key} {value}" for key, value in run.figures.items())
+            "" if name in {"ingest", "evaluate"} else ", ".join(f"{key} {value}" for key, value in run.shown.items())
         )
         grid.add_row(name, f"{run.seconds:.1f}", earlier + shown)
     total = sum(run.seconds for run in runs.values() if run.run_id == context.run_id)
