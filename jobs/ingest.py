@@ -14,12 +14,12 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.catalogue import catalogue_of, describe_catalogue, load_entries, owner_of_entries
-from xrec.ingest.cleaning import cleaned, describe_counts, naming_platform
+from xrec.ingest.catalogue import catalogue_of, describe_catalogue, load_entries_of_all
+from xrec.ingest.cleaning import cleaned, describe_counts
 from xrec.ingest.identities import load_identities
-from xrec.ingest.layout import check_layout, layout_of
+from xrec.ingest.layout import read_sources
 from xrec.ingest.privacy import KEY_FIGURE, check_same_key, fingerprint, load_opt_outs, read_key
-from xrec.ingest.reader import read_raw
+from xrec.ingest.reader import naming_platform
 from xrec.runs.deliveries import LAYOUTS, figure_of_other_deliveries, newest_layouts
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import Tables, rows_from
@@ -32,19 +32,11 @@ def run(context: StageContext) -> Figures:
     check_same_key(key, figure_of_other_deliveries(tables, settings.log.delivery_id, KEY_FIGURE))
     identities = load_identities(spark, settings, key)
     opt_outs = load_opt_outs(spark, settings.privacy, key)
-    num_left_out, counts, changes = 0, dict[str, Counter[str]](), dict[str, str]()
-    layouts = newest_layouts(tables)
-    for source in settings.sources:
-        with naming_platform(source):
-            raw = read_raw(spark, source.log.file)
-            layout = layout_of(raw)
-            changes |= check_layout(layout, layouts.get(source.log.platform, {}), source)
-            layouts[source.log.platform] = layout
-            says_of_items = source.catalogue.file is None or not counts  # a catalogue file is the same for all
-            entries, num_left_out = load_entries(raw, source) if says_of_items else (None, num_left_out)
-            counts[source.log.platform] = write_log(tables, raw, source, key)
-            if entries is not None:
-                tables.write("catalogue_entries", entries, **owner_of_entries(source))
+    raws, layouts, changes = read_sources(spark, settings, newest_layouts(tables))
+    entries, num_left_out = load_entries_of_all(raws)
+    counts = {source.log.platform: write_log(tables, raw, source, key) for source, raw in raws}
+    for owner, said in entries:
+        tables.write("catalogue_entries", said, **owner)
     tables.write("catalogue", catalogue_of(tables.read("catalogue_entries").drop(C.VERSIONS), settings))
     if identities is not None:
         tables.write("identities", identities)
@@ -59,13 +51,10 @@ def write_log(tables: Tables, raw: DataFrame, settings: Settings, key: bytes | N
     """Clean the delivery of a platform and write its events, its quarantine and its accounts."""
     owner: dict[str, Any] = {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
     owners = [F.lit(value).alias(name) for name, value in owner.items()]
-    with cleaned(raw, settings, key) as log:
+    with naming_platform(settings), cleaned(raw, settings, key) as log:
         tables.write("events", log.events.select("*", *owners), kept=True, **owner)
         tables.write("events_quarantine", log.quarantine.select("*", *owners), kept=True, **owner)
-        accounts = [
-            {**owner, C.FILE: file, C.OUTCOME: outcome, C.NUM_ROWS: count}
-            for (file, outcome), count in sorted(log.accounts.items())
-        ]
+        accounts = [{**owner, **account} for account in log.account_rows()]
         tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
         return log.counts()
 

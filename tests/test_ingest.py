@@ -729,6 +729,10 @@ def test_new_columns_are_told_and_gone_or_retyped_ones_stop(spark: SparkSession,
         r"--set log.layout_may_change=true",
     ):
         assert re.search(message, str(caught.value))
+    sparse = settings_for(tmp_path / "log.jsonl", "jsonl")
+    assert check_layout({"user": "string"}, {"user": "string", "note": "string"}, sparse) == {
+        "columns_gone (main)": "note"
+    }
     settings = settings_for(paths["new"], "parquet", layout_may_change=True)
     assert check_layout(new, old, settings) == {
         "columns_new (main)": "colour, size",

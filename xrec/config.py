@@ -134,7 +134,7 @@ class Log(_Frozen):
     max_rejected_share: Share = 0.5
     """Share of rejected rows above which ingest stops with a report and writes nothing."""
     layout_may_change: bool = False
-    """Whether columns of the delivery before may be missing now or have another type; else the run stops."""
+    """Whether columns of the delivery before may be missing now (in jsonl they may) or have another type; else the run stops."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
     """Name of this delivery; loading it again replaces its rows only."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -10,7 +11,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Catalogue, Settings
 from xrec.ingest.mapping import plausible, require_columns, text_of, timestamp_of
-from xrec.ingest.reader import InputError, count_rows, read_raw
+from xrec.ingest.reader import InputError, count_rows, naming_platform, read_raw
 
 FROM_FILE = "catalogue:file"
 """Owns the entries of a catalogue file; no delivery can have this name."""
@@ -65,6 +66,20 @@ def load_entries(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int
         F.max(C.UPDATED_TS).alias(C.UPDATED_TS), F.count("*").alias(C.NUM_ROWS)
     )
     return entries.withColumns({name: F.lit(value) for name, value in owner_of_entries(settings).items()}), num_left_out
+
+
+def load_entries_of_all(
+    raws: Sequence[tuple[Settings, DataFrame]],
+) -> tuple[list[tuple[dict[str, Any], DataFrame]], int]:
+    """Owner and entries of each platform's log, or once of the catalogue file that all share, and the rows left out."""
+    said, num_left_out = [], 0
+    for source, raw in raws:
+        with naming_platform(source):
+            entries, num_left_out = load_entries(raw, source)
+        said.append((owner_of_entries(source), entries))
+        if source.catalogue.file is not None:
+            break
+    return said, num_left_out
 
 
 def owner_of_entries(settings: Settings) -> dict[str, Any]:

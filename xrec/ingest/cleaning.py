@@ -54,6 +54,13 @@ class CleanLog:
         counts = {name: self.num(name) for _, name in self.accounts if name not in OUTCOMES}
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
+    def account_rows(self) -> list[dict[str, str | int]]:
+        """The columns of the table ``accounts`` without ``delivery_id`` and ``platform``."""
+        return [
+            {C.FILE: file, C.OUTCOME: outcome, C.NUM_ROWS: count}
+            for (file, outcome), count in sorted(self.accounts.items())
+        ]
+
     def counts(self) -> Counter[str]:
         """What a summary shows, the most frequent reason first; the counts of several logs add up."""
         counts = {
@@ -150,18 +157,6 @@ def describe_counts(by_platform: Mapping[str, Counter[str]]) -> dict[str, str]:
             parts = [f"{counts[f'rows_{what}']:,} {what}" for what in ("read", CLEAN, QUARANTINED, DUPLICATE)]
             figures[f"platform {platform}"] = ", ".join(parts)
     return figures
-
-
-@contextmanager
-def naming_platform(settings: Settings) -> Iterator[None]:
-    """Say in every error which of several platforms it is about."""
-    try:
-        yield
-    except Exception as error:
-        if len(settings.platforms) > 1:
-            name = settings.log.platform
-            error.add_note(f"this is about the platform {name}: what the message calls log.* is platforms.{name}.*")
-        raise
 
 
 def check_accounting(num_read: Mapping[str, int], accounts: Mapping[tuple[str, str], int]) -> None:

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.reader import SOURCE_TYPE, InputError, listed
+from xrec.ingest.reader import SOURCE_TYPE, InputError, listed, naming_platform, read_raw
+
+
+def read_sources(
+    spark: SparkSession, settings: Settings, earlier: Mapping[str, Mapping[str, str]]
+) -> tuple[list[tuple[Settings, DataFrame]], dict[str, Mapping[str, str]], dict[str, str]]:
+    """Each platform's settings and raw rows, all layouts, and what changed: all are looked at before one is written.
+
+    ``earlier`` has each platform's columns and types in the delivery before; see :func:`check_layout` for what is raised.
+    """
+    raws, layouts, changes = [], dict(earlier), dict[str, str]()
+    for source in settings.sources:
+        with naming_platform(source):
+            raw = read_raw(spark, source.log.file)
+            layout = layout_of(raw)
+            changes |= check_layout(layout, earlier.get(source.log.platform, {}), source)
+        layouts[source.log.platform] = layout
+        raws.append((source, raw))
+    return raws, layouts, changes
 
 
 def layout_of(raw: DataFrame) -> dict[str, str]:
@@ -30,16 +48,18 @@ def check_layout(now: Mapping[str, str], earlier: Mapping[str, str], settings: S
     Raises
     ------
     InputError
-        A column is gone or has another type, and ``log.layout_may_change`` is not set: a log whose export was changed by
-        mistake is not mixed with the good one.
+        A column is gone (JSON lines apart) or has another type, and ``log.layout_may_change`` is not set: a log whose export
+        was changed by mistake is not mixed with the good one.
     """
     if not earlier:
         return {}
     path = settings.log.file.path
     gone = [name for name in earlier if name not in now]
     retyped = [name for name in earlier if name in now and now[name] != earlier[name]]
-    if (gone or retyped) and not settings.log.layout_may_change:
-        faults = [f"found no column '{name}' in {path}, expected it as in the delivery before" for name in gone]
+    # JSON lines have the keys that their rows happen to have; a mapped one that is missing stops elsewhere.
+    missed = [] if settings.log.file.format == "jsonl" else gone
+    if (missed or retyped) and not settings.log.layout_may_change:
+        faults = [f"found no column '{name}' in {path}, expected it as in the delivery before" for name in missed]
         faults += [
             f"found column '{name}' of {path} as {now[name]}, expected {earlier[name]} as in the delivery before"
             for name in retyped

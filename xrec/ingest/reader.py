@@ -30,7 +30,7 @@ from pyspark.sql.types import (
 )
 
 from xrec import columns as C
-from xrec.config import File
+from xrec.config import File, Settings
 
 SOURCE_TYPE = "source_type"
 """Key in a column's metadata of the type that it has in the source."""
@@ -154,6 +154,18 @@ def reading(file: File, *, key: str = "log.file") -> Iterator[None]:
         if sentence is None:
             raise
         raise InputError(f"{key}.path: cannot read {file.path} as {file.format}: {sentence}") from None
+
+
+@contextmanager
+def naming_platform(settings: Settings) -> Iterator[None]:
+    """Say in every error which of several platforms it is about."""
+    try:
+        yield
+    except Exception as error:
+        if len(settings.platforms) > 1:
+            name = settings.log.platform
+            error.add_note(f"this is about the platform {name}: what the message calls log.* is platforms.{name}.*")
+        raise
 
 
 _OURS = " (xrec)"
