@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from pipeline_runs import SHORT_LIVED_JVM
 from xrec.session import build_session
 
 _LONGEST_FIRST = ("test_pipeline.py", "test_horovod.py")
@@ -28,9 +29,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.sql.shuffle.partitions": "2",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.ui.enabled": "false",
+        # Compiling a query takes longer than running it over a few rows; the tests that run whole jobs do compile.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Dderby.system.home={folder}",
+        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {SHORT_LIVED_JVM} -Dderby.system.home={folder}",
     }
     session = build_session("xrec-tests", options)
     session.sparkContext.setLogLevel("ERROR")
