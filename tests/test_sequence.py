@@ -17,6 +17,7 @@ from sequence_world import FOLD, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, read_staged
 from xrec.sequence import loader
+from xrec.sequence.dropout import Dropout, seed_dropout
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
 from xrec.sequence.loader import Shard
 from xrec.sequence.losses import full_softmax, sampled_softmax
@@ -328,3 +329,16 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(0 < later <= earlier for earlier, later in itertools.pairwise(rates[5:]))
     assert schedule(0, 1) == 1.0
+
+
+def test_dropout_masks_belong_to_shards_and_not_to_processes() -> None:
+    dropout, device = Dropout(0.25), torch.device("cpu")
+    x = torch.ones(8, 50, 40)
+    seed_dropout(dropout, [1, 2], device)
+    together = dropout(x)
+    assert abs(float(together.mean()) - 1) < 0.02
+    assert together.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    for seed, part in ((1, together[:4]), (2, together[4:])):
+        seed_dropout(dropout, [seed], device)
+        assert torch.equal(dropout(x[:4]), part)
+    assert torch.equal(dropout.eval()(x), x)

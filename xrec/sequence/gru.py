@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import ItemEncoder
 
 
@@ -17,14 +18,14 @@ class GRU(nn.Module):
     def __init__(self, *, vocabulary_size: int, dim: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
-        self.dropout = nn.Dropout(dropout)
-        between = dropout if num_layers > 1 else 0.0
-        self.cells = nn.GRU(dim, dim, num_layers=num_layers, dropout=between, batch_first=True, bias=False)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(nn.GRU(dim, dim, batch_first=True, bias=False) for _ in range(num_layers))
         self.output = nn.Linear(dim, dim)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """The state after each token."""
-        inputs_BLD = self.dropout(self.items(tokens_BL))
-        states_BLD, _ = self.cells(inputs_BLD)
-        hidden_BLD: Tensor = self.output(self.dropout(states_BLD))
+        states_BLD = self.dropout(self.items(tokens_BL))
+        for layer in self.layers:
+            states_BLD = self.dropout(layer(states_BLD)[0])
+        hidden_BLD: Tensor = self.output(states_BLD)
         return hidden_BLD

@@ -1,8 +1,8 @@
 """Training on all ranks, the same steps whatever their number.
 
-A global step takes the next rows of every logical shard; rank r of n computes the shards s with s mod n = r. Whatever is
-random is keyed by (seed, epoch, step) and, for dropout, the shard. The gradient is the sum over shards and ranks, divided by
-the all-reduced weight of the targets. So 1 and 2 processes differ only by the order of floating-point sums.
+A global step takes the next rows of every logical shard; rank r of n computes the shards s with s mod n = r, as one batch.
+Whatever is random is keyed by (seed, epoch, step) and, for dropout, the shard. The gradient is the sum over the ranks, divided
+by the all-reduced weight of the targets. So 1 and 2 processes differ only by the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import load_tensors, save_epoch
+from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import sampled_softmax
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
@@ -159,23 +160,22 @@ class Trainer:
     def _train_epoch(self, epoch: int, num_steps: int) -> float:
         """All training windows once; gives the mean loss of a target (nats)."""
         self.model.train()
-        streams = {
-            shard.index: shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch)
-            for shard in self.train_shards
-        }
+        streams = [shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch) for shard in self.train_shards]
         totals = torch.zeros(2, dtype=torch.float64)
         for step in range(num_steps):
             negatives_S = self.targets.draw(self.sequence.num_negatives, key_of(self.seed, epoch, step))
+            seed_dropout(
+                self.model, [key_of(self.seed, epoch, step, shard.index) for shard in self.train_shards], self.device
+            )
+            # One batch of all shards: a backward writes gradients of the whole vocabulary, whatever the rows.
+            batch = Windows.concatenate([next(stream) for stream in streams])
             self.optimizer.zero_grad()
-            sums = torch.zeros(2, dtype=torch.float64)
-            for index, stream in streams.items():
-                torch.manual_seed(key_of(self.seed, epoch, step, index))
-                loss, weight = self._loss(next(stream), negatives_S)
-                loss.backward()  # type: ignore[no-untyped-call]
-                sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
+            loss, weight = self._loss(batch, negatives_S)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sums = torch.tensor([loss.item(), weight], dtype=torch.float64)
             self._take_step((epoch - 1) * num_steps + step, num_steps * self.sequence.epochs, sums)
             totals += sums
-        for stream in streams.values():
+        for stream in streams:
             assert next(stream, None) is None, "a shard has rows left after the epoch"
         loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
         if not math.isfinite(loss_sum):

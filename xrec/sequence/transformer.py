@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import PADDING, ItemEncoder
 
 
@@ -26,7 +27,7 @@ class Transformer(nn.Module):
         self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
         self.positions = nn.Embedding(length, dim)
         nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
@@ -53,7 +54,7 @@ class Block(nn.Module):
         self.mix = nn.Linear(dim, dim, bias=False)
         self.feed_norm = nn.LayerNorm(dim)
         self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden_BLD: Tensor, visible_B1LL: Tensor) -> Tensor:
         """One block; ``visible_B1LL`` says which key (last axis) each query may look at."""
