@@ -17,7 +17,7 @@ from xrec.ingest.reader import InputError
 MALFORMED_LINE = "_line"
 """The key of a malformed line in the quarantine's ``raw``."""
 
-_DAMAGE = r"[\x{FFFD}\p{Cntrl}]"
+_DAMAGE = r"[\x{FFFD}\p{Cc}]"
 """What a text has where it was read in another encoding than it was written in: the replacement character, or control codes."""
 
 _NUMBER = r"^[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
