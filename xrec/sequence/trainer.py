@@ -117,9 +117,11 @@ class Trainer:
         found = load_progress(folder)
         where = f"{self.spec.model} {self.spec.export.fold}"
         if found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version) and found.last:
-            self.say(f"{where}: resuming after epoch {found.last} from {folder}")
-            return found
-        if found and not found.closed:
+            if load_tensors(folder, found.last).keys() == self._tensors().keys():
+                self.say(f"{where}: resuming after epoch {found.last} from {folder}")
+                return found
+            self.say(f"{where}: found an unfinished training by another version of xrec in {folder}: starting afresh")
+        elif found and not found.closed:
             self.say(
                 f"{where}: found an unfinished training of data version {found.version}, settings {found.digest}; now they "
                 f"are {fresh.version}, {fresh.digest}: starting afresh"
