@@ -19,6 +19,8 @@ ALLOWED = {
     # Neighbours of items, at most item_knn.num_neighbours an item; the interactions that a setting bounds.
     ("xrec/generators/item_knn.py", "neighbours_of", "toArrow"),
     ("xrec/generators/item_knn.py", "score_profiles", "toArrow"),
+    # The names of the files of a delivery, at most log.landing_files.
+    ("xrec/ingest/landing.py", "_take_landed.take_batch", "collect"),
     # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event, file or set of reasons.
     ("xrec/generators/factors.py", "check_vectors", "collect"),
     ("xrec/ranking/blend.py", "choose_weights", "collect"),

@@ -90,6 +90,8 @@ class File(_Frozen):
     """csv, tsv (plain, .gz or .bz2), jsonl (one object a line), parquet, delta."""
     options: dict[str, str] = {}
     """Options of Spark's reader, such as sep, header, quote, encoding, nullValue."""
+    files: tuple[str, ...] = ()
+    """Of a folder, these files alone (full paths or URLs); default: all."""
 
 
 class LogColumns(_Frozen):
@@ -137,6 +139,17 @@ class Log(_Frozen):
     """Whether columns of the delivery before may be missing now (in jsonl they may) or have another type; else the run stops."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"
     """Name of this delivery; loading it again replaces its rows only."""
+    landing: bool = False
+    """Whether file.path is a folder where files land: those that came since the last run are a delivery of their own, whose \
+name begins with delivery_id."""
+    landing_files: Count = 1000
+    """Files of a landing folder that make one delivery, at most."""
+
+    @model_validator(mode="after")
+    def _lands_as_files(self) -> Log:
+        if self.landing and self.file.format == "delta":
+            raise ValueError("log.landing: found true beside format delta, expected files (csv, tsv, jsonl or parquet)")
+        return self
 
 
 class OptOuts(_Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
@@ -13,14 +13,14 @@ from xrec.ingest.reader import SOURCE_TYPE, InputError, listed, naming_platform,
 
 
 def read_sources(
-    spark: SparkSession, settings: Settings, earlier: Mapping[str, Mapping[str, str]]
+    spark: SparkSession, sources: Sequence[Settings], earlier: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[tuple[Settings, DataFrame]], dict[str, Mapping[str, str]], dict[str, str]]:
     """Each platform's settings and raw rows, all layouts, and what changed: all are looked at before one is written.
 
     ``earlier`` has each platform's columns and types in the delivery before; see :func:`check_layout` for what is raised.
     """
     raws, layouts, changes = [], dict(earlier), dict[str, str]()
-    for source in settings.sources:
+    for source in sources:
         with naming_platform(source):
             raw = read_raw(spark, source.log.file)
             layout = layout_of(raw)

@@ -103,7 +103,7 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
         Nothing is there, it is empty, or it is not what ``format`` says. What only a whole read shows is raised by
         :func:`count_rows`.
     """
-    path = resolve_path(file.path, key=key)
+    path = list(file.files) or resolve_path(file.path, key=key)
     with reading(file, key=key):
         if file.format in {"csv", "tsv"}:
             records = _read_delimited(spark, file, path, key)
@@ -172,7 +172,7 @@ _OURS = " (xrec)"
 """Ends the names of our own columns beside the source's, so that they never meet."""
 
 
-def _read_delimited(spark: SparkSession, file: File, path: str, key: str) -> DataFrame:
+def _read_delimited(spark: SparkSession, file: File, path: str | list[str], key: str) -> DataFrame:
     """CSV records; a line with another number of columns than the header keeps its text in ``malformed``."""
     options = {"header": "true", "escape": '"', "sep": "\t" if file.format == "tsv" else ",", **file.options}
     options |= {"inferSchema": "false", "mode": "PERMISSIVE"}
@@ -187,7 +187,7 @@ def _read_delimited(spark: SparkSession, file: File, path: str, key: str) -> Dat
     return spark.read.options(**options).schema(schema).csv(path)
 
 
-def _read_json_lines(spark: SparkSession, file: File, path: str, key: str) -> DataFrame:
+def _read_json_lines(spark: SparkSession, file: File, path: str | list[str], key: str) -> DataFrame:
     """JSON objects, primitives as they are written; a line that is none keeps its text in ``malformed``."""
     malformed = C.MALFORMED + _OURS
     options = {

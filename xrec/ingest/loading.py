@@ -1,0 +1,76 @@
+"""Deliveries into the tables: events, quarantine, accounts and what a log says of its items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Settings
+from xrec.ingest.catalogue import load_entries_of_all
+from xrec.ingest.cleaning import cleaned, describe_counts
+from xrec.ingest.layout import read_sources
+from xrec.ingest.reader import InputError, naming_platform
+from xrec.storage.tables import Tables, rows_from
+
+
+@dataclass(kw_only=True)
+class Loaded:
+    """What came of the deliveries of a run."""
+
+    layouts: dict[str, Mapping[str, str]]
+    """Each platform's columns and types in its newest delivery."""
+    changes: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """By platform: see :meth:`xrec.ingest.cleaning.CleanLog.counts`."""
+    num_left_out: int = 0
+    """Rows of the catalogue without an item."""
+    deliveries: list[str] = field(default_factory=list)
+
+    def require_some(self, tables: Tables, settings: Settings) -> None:
+        """Raise InputError where nothing was loaded, neither now nor before."""
+        if not self.deliveries and not tables.exists("events"):
+            folders = ", ".join(source.log.file.path for source in settings.sources)
+            raise InputError(f"log.file.path: found no file in {folders}, expected at least one (log.landing: true)")
+
+    def figures(self) -> dict[str, str]:
+        """For the summary."""
+        figures = describe_counts(self.counts) | self.changes
+        return figures | {"deliveries": ", ".join(dict.fromkeys(self.deliveries)) or "nothing new has landed"}
+
+
+def load(tables: Tables, sources: Sequence[Settings], key: bytes | None, loaded: Loaded) -> None:
+    """Load a delivery of each of these platforms, all looked at before one is written, and add what came of it to ``loaded``.
+
+    Raises
+    ------
+    InputError
+        See :func:`xrec.ingest.layout.read_sources`, :func:`xrec.ingest.catalogue.load_entries` and
+        :func:`xrec.ingest.cleaning.cleaned`.
+    """
+    raws, layouts, changes = read_sources(tables.spark, sources, loaded.layouts)
+    entries, loaded.num_left_out = load_entries_of_all(raws)
+    for source, raw in raws:
+        loaded.counts.setdefault(source.log.platform, Counter()).update(write_log(tables, raw, source, key))
+        loaded.deliveries.append(source.log.delivery_id)
+    for owner, said in entries:
+        tables.write("catalogue_entries", said, **owner)
+    loaded.layouts |= layouts
+    loaded.changes |= changes
+
+
+def write_log(tables: Tables, raw: DataFrame, settings: Settings, key: bytes | None) -> Counter[str]:
+    """Clean the delivery of a platform and write its events, its quarantine and its accounts."""
+    owner: dict[str, Any] = {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
+    owners = [F.lit(value).alias(name) for name, value in owner.items()]
+    with naming_platform(settings), cleaned(raw, settings, key) as log:
+        tables.write("events", log.events.select("*", *owners), kept=True, **owner)
+        tables.write("events_quarantine", log.quarantine.select("*", *owners), kept=True, **owner)
+        accounts = [{**owner, **account} for account in log.account_rows()]
+        tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
+        return log.counts()
