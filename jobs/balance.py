@@ -12,6 +12,7 @@ from xrec import columns as C
 from xrec.evaluation.folds import history_of
 from xrec.features.balance import balance_events, balance_report, describe_balance
 from xrec.features.interactions import weigh
+from xrec.features.outliers import winsorise
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -19,11 +20,12 @@ def run(context: StageContext) -> Figures:
     """Write ``training_events`` and ``balance_report`` of all folds of the run."""
     tables, settings, folds = context.tables, context.settings, context.folds
     events = context.indexed_events()
-    balanced = [
-        balance_events(weigh(history_of(events, fold), fold, settings.weights), settings.balance, fold, settings.seed)
-        for fold in folds
-    ]
     names = [fold.name for fold in folds]
+    balanced = []
+    for fold in folds:
+        history = winsorise(history_of(events, fold), tables.read("value_limits", fold=fold.name))
+        weighted = weigh(history, fold, settings.weights)
+        balanced.append(balance_events(weighted, settings.balance, fold, settings.seed))
     tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=names)
     written = tables.read("training_events").where(F.col(C.FOLD).isin(names))
     tables.write("balance_report", balance_report(written, tables.read("items")), fold=names)

@@ -7,6 +7,7 @@
 import json
 
 from xrec import columns as C
+from xrec.ingest.attributes import describe_attributes, load_attributes
 from xrec.ingest.catalogue import catalogue_of, describe_catalogue
 from xrec.ingest.identities import load_identities
 from xrec.ingest.landing import take_arrivals
@@ -23,6 +24,7 @@ def run(context: StageContext) -> Figures:
     check_same_key(key, figure_of_other_deliveries(tables, settings.log.delivery_id, KEY_FIGURE))
     identities = load_identities(spark, settings, key)
     opt_outs = load_opt_outs(spark, settings.privacy, key)
+    attributes = load_attributes(spark, settings, key)
     loaded = Loaded(layouts=newest_layouts(tables))
     take_arrivals(spark, settings, lambda sources: load(tables, sources, key, loaded))
     loaded.require_some(tables, settings)
@@ -31,8 +33,11 @@ def run(context: StageContext) -> Figures:
         tables.write("identities", identities)
     if opt_outs is not None:
         tables.write("opt_outs", opt_outs)
+    if attributes is not None:
+        tables.write("user_attributes", attributes)
     ours = {KEY_FIGURE: fingerprint(key), LAYOUTS: json.dumps(loaded.layouts)}
-    return {**loaded.figures(), **describe_catalogue(tables.read("catalogue"), loaded.num_left_out), **ours}
+    known = {} if attributes is None else describe_attributes(tables.read("user_attributes"))
+    return {**loaded.figures(), **describe_catalogue(tables.read("catalogue"), loaded.num_left_out), **known, **ours}
 
 
 if __name__ == "__main__":

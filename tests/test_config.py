@@ -150,10 +150,12 @@ def test_help_lists_every_key_with_type_default_and_meaning() -> None:
     text = parser.format_help()
     lines = list(describe())
     paths = [line.split()[0] for line in lines]
-    # A file is the log's, the catalogue's, the identities' or that of the opt-outs; a time of one of the first three.
-    repeated = 3 * len(CLASSES["File"].model_fields) + 2 * len(CLASSES["TimeFormat"].model_fields)
-    # The platforms' keys are those of log.
-    assert len(paths) == len(set(paths)) == len(KEYS) + repeated + 1
+    # A file is the log's, the catalogue's, the users', the identities' or that of the opt-outs; a time of one of three.
+    repeated = 4 * len(CLASSES["File"].model_fields) + 2 * len(CLASSES["TimeFormat"].model_fields)
+    # The platforms' keys are those of log; an attribute's are below a name that the user gives.
+    named = ("platforms", "users.attributes")
+    below = len(CLASSES["Attribute"].model_fields)
+    assert len(paths) == len(set(paths)) == len(KEYS) + repeated + len(named) - below
     for line in lines:
         assert line in text
         head, meaning = line.split("\n")
@@ -236,7 +238,7 @@ def test_settings_are_frozen() -> None:
         ("storage.root=null", "storage.root: found nothing, expected a folder or URL (or set storage.catalog)"),
         (
             "catalogue.category=[a,b]",
-            "catalogue.category: found several columns, expected one with separator or prefix_lengths",
+            "catalogue.category: found several columns, expected one with separator, prefix_lengths, list_separator or list_of",
         ),
     ],
 )  # fmt: skip

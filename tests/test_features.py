@@ -27,6 +27,13 @@ EVENTS_DDL = (
     "category string, recommendable boolean"
 )
 
+NO_VALUES = (
+    "cast(null as timestamp) as void_ts",
+    "cast(null as double) as quantity",
+    "cast(null as double) as price",
+    "false as is_outlier",
+)
+
 
 def random_events(seed: int, num_events: int = 600) -> list[tuple[str, int, int, str, datetime, str, bool]]:
     drawn = random.Random(seed)
@@ -46,7 +53,7 @@ def rows() -> list[tuple[str, int, int, str, datetime, str, bool]]:
 
 @pytest.fixture(scope="module")
 def events(spark: SparkSession, rows: list[tuple[str, int, int, str, datetime, str, bool]]) -> DataFrame:
-    return spark.createDataFrame(rows, EVENTS_DDL).withColumn("void_ts", F.lit(None).cast("timestamp"))
+    return spark.createDataFrame(rows, EVENTS_DDL).selectExpr("*", *NO_VALUES)
 
 
 def test_index_is_dense_stable_and_inverts(spark: SparkSession) -> None:

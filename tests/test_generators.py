@@ -88,7 +88,14 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
         ],
         "event_id string, user_idx int, item_idx int, event_type string, event_ts timestamp, category string, "
         "recommendable boolean",
-    ).withColumn("void_ts", F.lit(None).cast("timestamp"))  # fmt: skip
+    ).withColumns(
+        {
+            "void_ts": F.lit(None).cast("timestamp"),
+            "quantity": F.lit(1.0),
+            "price": F.lit(None).cast("double"),
+            "is_outlier": F.lit(False),
+        }
+    )  # fmt: skip
     weighted = weigh(history_of(events, fold), fold, Weights(event_types={"purchase": 1.0, "view": 0.1}))
     interactions = local(interactions_of(weighted, fold, CATEGORIES))
     mixes = local(user_categories_of(weighted, fold, CATEGORIES))

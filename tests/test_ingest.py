@@ -637,6 +637,53 @@ def test_category_paths_from_columns_a_separator_and_prefixes(spark: SparkSessio
     }
 
 
+def test_several_categories_in_one_column(spark: SparkSession, tmp_path: Path) -> None:
+    """A list gives the item each of its categories; the catalogue's rule then chooses one, and the others stay known."""
+    log = write_csv(tmp_path / "log.csv", [clean_row(0)])
+    products = tmp_path / "products.csv"
+    products.write_text("sku,genres\n1,Drama | Comedy||Drama\n2,Comedy\n3,|\n4,\n5,a/b|a/c\n")
+    file = {"path": str(products), "format": "csv"}
+    values = {"file": file, "item_id": "sku", "category": "genres", "list_separator": "|"}
+    settings = Settings.model_validate({**settings_for(log).model_dump(), "catalogue": {**values, "separator": "/"}})
+    items, _ = catalogue_and_left_out(read_raw(spark, settings.log.file), settings)
+    assert {row[C.ITEM_ID]: (row[C.CATEGORY_PATH], row[C.OTHER_PATHS]) for row in items.collect()} == {
+        "1": (["Comedy"], [["Drama"]]),
+        "2": (["Comedy"], []),
+        "3": ([], []),
+        "4": ([], []),
+        "5": (["a", "b"], [["a", "c"]]),
+    }
+
+
+def test_lists_of_a_source_are_levels_or_categories_as_the_settings_say(spark: SparkSession, tmp_path: Path) -> None:
+    log = write_csv(tmp_path / "log.csv", [clean_row(0)])
+    products = tmp_path / "products.jsonl"
+    products.write_text(
+        '{"sku": "1", "tree": ["b", " a "], "trees": [["b", "c"], ["a"], []]}\n'
+        '{"sku": "2", "tree": ["c", "", "a"], "trees": []}\n{"sku": "3"}\n'
+    )
+    common = {"file": {"path": str(products), "format": "jsonl"}, "item_id": "sku"}
+    found = {
+        how: {item: path for item, (path, _) in catalogue_from(spark, log, **common, **settings).items()}
+        for how, settings in {
+            "levels": {"category": "tree", "list_of": "levels"},
+            "categories": {"category": "tree", "list_of": "categories"},
+            "paths": {"category": "trees"},
+        }.items()
+    }
+    assert found == {
+        "levels": {"1": ["b", "a"], "2": ["c"], "3": []},
+        "categories": {"1": ["a"], "2": ["a"], "3": []},
+        "paths": {"1": ["a"], "2": [], "3": []},
+    }
+    with pytest.raises(
+        InputError, match=r"column 'tree' of .* holds lists.*catalogue.list_of to levels .* or to categories"
+    ):
+        catalogue_from(spark, log, **common, category="tree")
+    with pytest.raises(InputError, match=r"column 'tree' of .* holds lists beside other columns, expected one column"):
+        catalogue_from(spark, log, **common, category=["sku", "tree"])
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_an_item_with_several_categories_gets_the_latest_then_the_most_frequent_then_the_first_by_name(
     spark: SparkSession, tmp_path: Path, timed: bool

@@ -192,6 +192,39 @@ class Privacy(_Frozen):
     """Everybody who opted out, in each run anew; they are left out from this run on. Without it the last list stays in force."""
 
 
+class Attribute(_Frozen):
+    """An attribute of users, and how coarse it enters."""
+
+    column: str
+    """Column of the users' file."""
+    bands: tuple[float, ...] = ()
+    """Where the bands of a number begin, ascending: [25, 45, 65] makes below 25, 25 to below 45, ..., 65 and above."""
+    first_characters: Count | None = None
+    """How many first characters of a code stay, such as 2 of a postcode."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Attribute:
+        if self.bands and self.first_characters:
+            raise ValueError("users.attributes: found bands and first_characters, expected one of them")
+        if list(self.bands) != sorted(set(self.bands)):
+            raise ValueError(f"users.attributes: found bands {list(self.bands)}, expected ascending numbers")
+        return self
+
+
+class Users(_Frozen):
+    """A file of what is known of users: only the attributes that are named here enter."""
+
+    file: File
+    user_id: str
+    """Column of the user's key."""
+    platform: str | None = None
+    """Column of the platform whose key it is; without it the key is the one that the lists have."""
+    attributes: dict[Name, Attribute] = Field(min_length=1)
+    """Each attribute by its name: its `column`, and `bands` (of a number) or `first_characters` (of a code), else as it stands."""
+    min_users: Count = 10
+    """A value that fewer users have becomes `other`; it would point at persons."""
+
+
 class Catalogue(_Frozen):
     """The item catalogue: a file of its own, or columns of the log."""
 
@@ -205,6 +238,10 @@ class Catalogue(_Frozen):
     """Splits one category column into a path, such as `.` in electronics.audio.headphone."""
     prefix_lengths: tuple[Count, ...] = ()
     """Cuts one category code into a path by its first characters, such as [2, 4, 6]."""
+    list_separator: str | None = None
+    """Splits one category column into several categories of the item, such as `|` in Comedy|Drama."""
+    list_of: Literal["levels", "categories"] | None = None
+    """What a list in the category column (JSON, Parquet) holds: the levels of one path, or several categories of the item."""
     label: tuple[str, ...] = ()
     """Columns that name the item for people."""
     updated_ts: str | None = None
@@ -215,8 +252,12 @@ catalogue is columns of the log."""
 
     @model_validator(mode="after")
     def _one_path(self) -> Catalogue:
-        if (self.separator or self.prefix_lengths) and len(self.category) > 1:
-            raise ValueError("catalogue.category: found several columns, expected one with separator or prefix_lengths")
+        splits = (self.separator, self.prefix_lengths, self.list_separator, self.list_of)
+        if any(splits) and len(self.category) > 1:
+            raise ValueError(
+                "catalogue.category: found several columns, expected one with separator, prefix_lengths, list_separator or "
+                "list_of"
+            )
         if self.separator and self.prefix_lengths:
             raise ValueError("catalogue: found separator and prefix_lengths, expected one of them")
         return self
@@ -259,6 +300,19 @@ class Weights(_Frozen):
     """Weight of each action; an action that is not listed is rejected as unknown."""
     half_life_days: Positive | None = None
     """Days after which an event weighs half, measured back from as-of; default: no decay."""
+    quantity_power: Share = 0.0
+    """The weight is multiplied by the quantity, outliers drawn in, to this power; 0: off, and so is an unknown quantity."""
+
+
+class Outliers(_Frozen):
+    """Quantities and prices far from the others of their item: features take the nearest limit, the events stay as they are."""
+
+    fence: Positive = 3.0
+    """How far beyond the quartiles of the logarithms a limit lies, in their distance (Tukey 1977: 3)."""
+    least_ratio: Annotated[float, Field(gt=1)] = 2.0
+    """Ratio of the quartiles that is assumed at least: where most buy one, two are no outlier."""
+    min_events: Count = 20
+    """Values that an item needs for limits of its own; below, its category's hold, and where that has fewer, none."""
 
 
 class LogRules(_Frozen):
@@ -451,9 +505,11 @@ class Settings(_Frozen):
     identity: Identity = Identity()
     catalogue: Catalogue
     privacy: Privacy = Privacy()
+    users: Users | None = None
     categories: Categories = Categories()
     folds: Folds = Folds()
     weights: Weights = Weights()
+    outliers: Outliers = Outliers()
     log_rules: LogRules = LogRules()
     persons: Persons = Persons()
     balance: Balance = Balance()

@@ -95,6 +95,16 @@ _TABLES = (
         made_by="ingest (where identity.file names a table)",
     ),
     Table(
+        name="user_attributes",
+        row=(
+            "a user's value of an attribute, as coarse as users.attributes says; without a platform (empty) by the key that the "
+            "lists have"
+        ),
+        columns="platform string, user_id string, attribute string, value string",
+        key=(C.PLATFORM, C.USER_ID, C.ATTRIBUTE),
+        made_by="ingest (where users names a file)",
+    ),
+    Table(
         name="persons",
         row="a user of the log, with the signs of his busiest day and, where he is flagged as no person, since when and why",
         columns=(
@@ -166,11 +176,27 @@ _TABLES = (
         made_by="fold",
     ),
     Table(
+        name="value_limits",
+        row=(
+            "an item of a fold: quantity and price (as in events) beyond which a value is an outlier; null where too few are known"
+        ),
+        columns=(
+            "fold string, item_idx int, quantity_low double, quantity_high double, price_low double, price_high double"
+        ),
+        key=(C.FOLD, C.ITEM_IDX),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="fold",
+    ),
+    Table(
         name="interactions",
-        row="a (user, item) of a fold: all its events before as-of",
+        row=(
+            "a (user, item) of a fold: all its events before as-of; units and spend are quantity and price summed over the "
+            "counting events, outliers drawn in (null: unknown)"
+        ),
         columns=(
             "fold string, user_idx int, item_idx int, weight double, num_events int, last_ts timestamp, "
-            "counting boolean"
+            "counting boolean, units double, spend double, num_outliers int"
         ),
         key=(C.FOLD, C.USER_IDX, C.ITEM_IDX),
         partitions=(C.FOLD,),

@@ -17,9 +17,14 @@ _SECONDS_A_DAY = 86_400.0
 
 
 def weigh(history: DataFrame, fold: Fold, weights: Weights) -> DataFrame:
-    """History events with ``weight``: the event type's weight, halved every ``half_life_days`` before the fold's as-of."""
+    """History events with ``weight``: the event type's weight x quantity ^ ``quantity_power``, halved every ``half_life_days``.
+
+    The half-life is measured back from the fold's as-of.
+    """
     by_type = F.create_map(*[F.lit(value) for pair in weights.event_types.items() for value in pair])
     weight = by_type[F.col(C.EVENT_TYPE)].cast("double")
+    if weights.quantity_power:
+        weight = weight * F.pow(F.coalesce(C.QUANTITY, F.lit(1.0)), F.lit(weights.quantity_power))
     if weights.half_life_days is not None:
         age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
         weight = weight * F.pow(F.lit(0.5), age_days / F.lit(weights.half_life_days))
@@ -28,12 +33,16 @@ def weigh(history: DataFrame, fold: Fold, weights: Weights) -> DataFrame:
 
 def interactions_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
     """Weighted history events to rows of ``interactions``: one a (user, item), ``counting`` where an event counts."""
+    counts = _counts(categories)
     return weighted.groupBy(C.USER_IDX, C.ITEM_IDX).agg(
         F.lit(fold.name).alias(C.FOLD),
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.count("*").cast("int").alias(C.NUM_EVENTS),
         F.max(C.EVENT_TS).alias(C.LAST_TS),
-        F.max(_counts(categories)).alias("counting"),
+        F.max(counts).alias(C.COUNTING),
+        F.sum(F.when(counts, F.col(C.QUANTITY))).alias(C.UNITS),
+        F.sum(F.when(counts, F.col(C.PRICE))).alias(C.SPEND),
+        F.count_if(C.IS_OUTLIER).cast("int").alias(C.NUM_OUTLIERS),
     )
 
 
@@ -100,7 +109,9 @@ def describe_fold(
     ValueError
         The fold has no history, or a backtest's horizon holds no cross-category target, so that nothing could be judged.
     """
-    had = interactions.agg(F.count("*"), F.countDistinct(C.USER_IDX)).first()
+    had = interactions.agg(
+        F.count("*"), F.countDistinct(C.USER_IDX), F.sum(C.NUM_OUTLIERS), F.sum(C.NUM_EVENTS)
+    ).first()
     mix = user_categories.agg(F.count_if(C.TOUCHED), F.count_if(C.HOME)).first()
     hit = targets.agg(
         F.count_if("cross_touched"),
@@ -121,6 +132,7 @@ def describe_fold(
         "fold": fold.name,
         "users_with_history": f"{had[1]:,}",
         "interactions": f"{had[0]:,}",
+        "events_with_outliers": f"{had[2]:,} ({had[2] / had[3]:.2%})",
         "touched_categories_a_user": f"{mix[0] / had[1]:.1f}",
         "home_categories_a_user": f"{mix[1] / had[1]:.1f}",
         "targets_touched": f"{hit[0]:,}",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from xrec import columns as C
-from xrec.config import Catalogue, Settings
+from xrec.config import Catalogue, File, Settings
 from xrec.ingest.mapping import plausible, require_columns, text_of, timestamp_of
-from xrec.ingest.reader import InputError, count_rows, naming_platform, read_raw
+from xrec.ingest.reader import SOURCE_TYPE, InputError, count_rows, naming_platform, read_raw
 
 FROM_FILE = "catalogue:file"
 """Owns the entries of a catalogue file; no delivery can have this name."""
 _NO_PLATFORM = "all"
+_LIST, _PATHS = "array<", "array<array<"
+"""How the types of lists, and of lists of paths, begin."""
 
 _KEY = "catalogue.file"
 _OLDEST = 2**62
@@ -47,13 +51,14 @@ def load_entries(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int
     wanted |= {_numbered("catalogue.label", n, catalogue.label): name for n, name in enumerate(catalogue.label)}
     wanted |= {"catalogue.updated_ts": catalogue.updated_ts} if catalogue.updated_ts else {}
     require_columns(raw, wanted, file)
+    kind = _kind_of_category(raw, catalogue, file)
     names_an_item = F.col(C.MALFORMED).isNull() & text_of(item_id).isNotNull()
     num_left_out = 0
     if catalogue.file is not None:
         num_left_out = count_rows(raw, file, key=_KEY) - count_rows(raw.where(names_an_item), file, key=_KEY, least=0)
     rows = raw.where(names_an_item).select(
         text_of(item_id).alias(C.ITEM_ID),
-        category_path_of(catalogue).alias(C.CATEGORY_PATH),
+        F.explode(category_paths_of(catalogue, kind)).alias(C.CATEGORY_PATH),
         F.coalesce(label_of(catalogue), F.lit("")).alias(C.LABEL),
         _updated_ts(settings).alias(C.UPDATED_TS),
     )
@@ -143,21 +148,67 @@ def _updated_ts(settings: Settings) -> Column:
     return plausible(timestamp_of(text_of(log.columns.event_ts), log.time))
 
 
-def category_path_of(catalogue: Catalogue) -> Column:
-    """The category path of a raw row, from the root down to the last level before a missing one."""
+def category_paths_of(catalogue: Catalogue, kind: str) -> Column:
+    """The category paths of a raw row, each from the root down to the last level before a missing one; at least one.
+
+    Parameters
+    ----------
+    kind
+        The type that the (first) category column has in the source, as Spark writes it: a list is ``array<...>``.
+    """
     text = text_of(catalogue.category[0])
-    if catalogue.prefix_lengths:
-        prefixes = [F.left(text, F.lit(length)) for length in sorted(catalogue.prefix_lengths)]
-        # A code that is shorter than a prefix ends the path with itself, once.
-        levels = F.array_distinct(F.array(*prefixes))
-    elif catalogue.separator:
-        pieces = F.split(text, rf"\Q{catalogue.separator}\E")
-        levels = F.transform(pieces, lambda piece: F.nullif(F.trim(piece), F.lit("")))
+    if kind.startswith(_PATHS):
+        paths = F.transform(F.from_json(text, "array<array<string>>"), _until_missing)
+    elif kind.startswith(_LIST) and catalogue.list_of == "levels":
+        paths = F.array(_until_missing(F.from_json(text, "array<string>")))
+    elif kind.startswith(_LIST):
+        paths = F.transform(F.from_json(text, "array<string>"), partial(_path_of, catalogue))
+    elif catalogue.list_separator:
+        paths = F.transform(F.split(text, rf"\Q{catalogue.list_separator}\E"), partial(_path_of, catalogue))
+    elif len(catalogue.category) > 1:
+        paths = F.array(_until_missing(F.array(*[text_of(name) for name in catalogue.category])))
     else:
-        levels = F.array(*[text_of(name) for name in catalogue.category])
+        paths = F.array(_path_of(catalogue, text))
+    known = F.array_distinct(F.filter(paths, lambda path: F.size(path) > 0))
+    return F.when(F.size(known) > 0, known).otherwise(F.array(F.array().cast("array<string>")))
+
+
+def _path_of(catalogue: Catalogue, text: Column) -> Column:
+    """The path that one text stands for."""
+    if catalogue.prefix_lengths:
+        code = F.trim(text)
+        prefixes = [F.left(code, F.lit(length)) for length in sorted(catalogue.prefix_lengths)]
+        # A code that is shorter than a prefix ends the path with itself, once.
+        return _until_missing(F.array_distinct(F.array(*prefixes)))
+    if catalogue.separator:
+        return _until_missing(F.split(text, rf"\Q{catalogue.separator}\E"))
+    return _until_missing(F.array(text))
+
+
+def _until_missing(levels: Column) -> Column:
+    """The levels, trimmed, down to the last before one that is empty or null; an empty path where there are no levels."""
+    levels = F.transform(levels, lambda level: F.nullif(F.trim(level), F.lit("")))
     first_missing = F.array_position(F.transform(levels, lambda level: level.isNull()), F.lit(True))
     complete = F.when(first_missing == 0, levels).otherwise(F.slice(levels, 1, (first_missing - 1).cast("int")))
     return F.coalesce(complete, F.array().cast("array<string>"))
+
+
+def _kind_of_category(raw: DataFrame, catalogue: Catalogue, file: File) -> str:
+    """The type of the category column in the source; raises InputError where it is a list and nobody says of what."""
+    source_row = raw.schema[C.SOURCE_ROW].dataType
+    assert isinstance(source_row, StructType)
+    kinds = {name: str(source_row[name].metadata.get(SOURCE_TYPE, "string")) for name in catalogue.category}
+    lists = [name for name, kind in kinds.items() if kind.startswith(_LIST)]
+    if lists and len(kinds) > 1:
+        raise InputError(
+            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists beside other columns, expected one column"
+        )
+    if lists and catalogue.list_of is None and not kinds[lists[0]].startswith(_PATHS):
+        raise InputError(
+            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists, expected to be told of what: set "
+            "catalogue.list_of to levels (a list is one path, from the root down) or to categories (the item has several)"
+        )
+    return kinds[catalogue.category[0]]
 
 
 def label_of(catalogue: Catalogue) -> Column:
