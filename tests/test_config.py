@@ -249,6 +249,12 @@ def test_a_bad_setting_is_named(override: str, message: str) -> None:
     assert str(error.value) == message
 
 
+def test_one_value_is_a_list_of_one() -> None:
+    found = load_settings(overrides=["categories.non_merchandise=FUEL", "evaluation.ks=10", "catalogue.label=[a,b]"])
+    assert (found.categories.non_merchandise, found.evaluation.ks) == (("FUEL",), (10,))
+    assert found.catalogue.label == ("a", "b")
+
+
 def test_all_bad_settings_are_named_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         load_settings(overrides=["als.rank=0", "sed=1"])

@@ -34,6 +34,15 @@ class SettingsError(ValueError):
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        lists = [name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple]
+        ones = {name: [values[name]] for name in lists if isinstance(values.get(name), str | int | float)}
+        return {**values, **ones}
+
 
 class Storage(_Frozen):
     """Where the tables live: a path, or a schema of a catalog."""
@@ -564,13 +573,6 @@ class Settings(_Frozen):
             if length > proposed:
                 raise ValueError(f"{key}: found {length}, expected at most ranking.candidates_per_source ({proposed})")
         return self
-
-    @field_validator("catalogue", mode="before")
-    @classmethod
-    def _category_as_list(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("category"), str):
-            return {**value, "category": [value["category"]]}
-        return value
 
     def digest(self, *sections: str) -> str:
         """Ten hex digits that change when one of the sections (all by default) changes."""
