@@ -6,6 +6,8 @@
 from xrec.generators.sources import SOURCES_ALWAYS, candidates_of, describe_candidates, users_of_folds
 from xrec.ranking.eligibility import eligible_items
 from xrec.runs.stage import Figures, StageContext, main
+from xrec.storage.files import absolute
+from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
@@ -13,9 +15,10 @@ def run(context: StageContext) -> Figures:
     tables, settings = context.tables, context.settings
     eligible = eligible_items(tables.read("items"))
     sources = dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources))
-    with users_of_folds(tables, eligible, context.folds) as users:
+    place = f"{absolute(settings.storage.artifacts_root)}/shared/{context.main_fold.name}"
+    with users_of_folds(tables, eligible, context.folds) as users, shared_folder(place) as folder:
         for source in sources:
-            rows = candidates_of(source, tables, users, eligible, settings)
+            rows = candidates_of(source, tables, users, eligible, settings, folder)
             tables.write("candidates", rows, fold=list(users), source=source)
             context.say(f"{source}: done")
     return describe_candidates(tables.read("candidates", fold=context.main_fold.name), list(sources))

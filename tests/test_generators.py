@@ -21,6 +21,7 @@ from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of
 from xrec.generators.popularity import popular_candidates
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.topk import VectorError
+from xrec.storage.shared import SharedFolder
 
 pytestmark = pytest.mark.spark
 
@@ -44,6 +45,10 @@ class Staged:
     checkpoints: str
 
     @property
+    def folder(self) -> SharedFolder:
+        return SharedFolder(f"{self.checkpoints}/shared")
+
+    @property
     def eligible(self) -> DataFrame:
         return eligible_items(self.items)
 
@@ -56,12 +61,13 @@ class Staged:
 
     def candidates(self, source: str, ranking: Ranking = RANKING) -> list[Row]:
         if source == "popularity":
-            rows = popular_candidates(self.users, self.eligible, self.interactions, ranking)
+            rows = popular_candidates(self.users, self.eligible, self.interactions, ranking, self.folder)
         elif source == "item_knn":
-            rows = knn_candidates(self.users, self.eligible, self.interactions, ITEM_KNN, ranking)
+            rows = knn_candidates(self.users, self.eligible, self.interactions, ITEM_KNN, ranking, self.folder)
         else:
             vectors = local(self.train_als(Als(rank=8, alpha=2.0, num_blocks=2, max_iter=8)))
-            rows = factor_candidates(self.users, self.eligible, vectors, ranking, model="als", fold=self.fold.name)
+            model = {"model": "als", "fold": self.fold.name}
+            rows = factor_candidates(self.users, self.eligible, vectors, ranking, self.folder, **model)
         return sorted(rows.collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
 
 
@@ -267,7 +273,7 @@ def test_many_sweeps_do_not_overflow_the_stack(staged: Staged) -> None:
 def test_item_knn_refuses_more_interactions_than_a_task_may_hold(staged: Staged) -> None:
     profiles = profiles_of(staged.interactions, ITEM_KNN)
     with pytest.raises(ItemKnnError, match=r"item_knn.max_nonzeros: found \d+ interactions, expected at most 100"):
-        neighbours_of(profiles, ItemKnn(max_nonzeros=100))
+        neighbours_of(profiles, ItemKnn(max_nonzeros=100), staged.folder)
 
 
 VECTORS = "fold string, model string, kind string, idx int, vector array<float>"

@@ -12,16 +12,11 @@ BRING_ROWS_TO_THE_DRIVER = {"collect", "toPandas", "toArrow", "toLocalIterator"}
 KEEP_ROWS = {"cache", "persist", "checkpoint", "localCheckpoint"}
 
 ALLOWED = {
-    # A row an item of the catalogue: the items that travel to every executor.
-    ("xrec/ranking/topk.py", "ItemBlock.collect", "toArrow"),
-    ("xrec/generators/factors.py", "factor_candidates", "collect"),
-    ("xrec/generators/popularity.py", "popular_candidates", "collect"),
-    # Neighbours of items, at most item_knn.num_neighbours an item; the interactions that a setting bounds.
-    ("xrec/generators/item_knn.py", "neighbours_of", "toArrow"),
-    ("xrec/generators/item_knn.py", "score_profiles", "toArrow"),
     # The names of the files of a delivery, at most log.landing_files.
     ("xrec/ingest/landing.py", "_take_landed.take_batch", "collect"),
-    # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event, file or set of reasons.
+    # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event, attribute, file or set of
+    # reasons.
+    ("xrec/ingest/attributes.py", "describe_attributes", "collect"),
     ("xrec/generators/factors.py", "check_vectors", "collect"),
     ("xrec/ranking/blend.py", "choose_weights", "collect"),
     ("xrec/ranking/eligibility.py", "eligible_items", "collect"),

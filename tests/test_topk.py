@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
 from xrec.config import Ranking
 from xrec.ranking.topk import ItemBlock, Masks, TopItems, VectorError, score_pairs, top_k, top_k_block
+from xrec.storage.shared import SharedRows
 
 Rows = list[tuple[int, int, float, int]]
 
@@ -48,6 +52,15 @@ class RandomWorld:
 
     def block(self) -> ItemBlock:
         return ItemBlock.build(self.item_idx, self.category, self.items)
+
+    def shared(self, folder: Path) -> SharedRows:
+        """The items in two files."""
+        lists = pa.FixedSizeListArray.from_arrays(self.items.reshape(-1), self.dim).cast(pa.list_(pa.float32()))
+        rows = pa.table({"item_idx": self.item_idx, "category_code": self.category, "vector": lists})
+        folder.mkdir(parents=True)
+        pq.write_table(rows.slice(0, 100), folder / "part-0.parquet")
+        pq.write_table(rows.slice(100), folder / "part-1.parquet")
+        return SharedRows(str(folder))
 
     def masks(self, users: slice = slice(None)) -> Masks:
         excluded, seen = self.excluded[users], self.seen[users]
@@ -172,8 +185,11 @@ def test_no_item_at_all_gives_no_rows() -> None:
 
 
 @pytest.mark.spark
-def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(spark: SparkSession) -> None:
+def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     world = RandomWorld(8, dim=16, num_users=61)
+    items = world.shared(tmp_path / "items")
     expected = world.brute_force(k=10)
     found = {}
     layouts = {(1, 10_000, 512, 8192): 10_000, (3, 7, 4, 10): 7, (5, 100, 1, 33): 100}
@@ -183,7 +199,7 @@ def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(spa
             spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
             ranking = Ranking(tile_users=tile_users, tile_items=tile_items)
             users = world.frame(spark).repartition(partitions)
-            rows = top_k(users, world.block(), ranking, k=10).collect()
+            rows = top_k(users, items, ranking, k=10).collect()
             assert {row["scope"] for row in rows} == {"touched"}
             found[batch] = sorted((row["user_idx"], row["item_idx"], row["score"], row["rank"]) for row in rows)
     finally:
@@ -194,8 +210,9 @@ def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(spa
 
 
 @pytest.mark.spark
-def test_spark_refuses_a_vector_of_another_length(spark: SparkSession) -> None:
+def test_spark_refuses_a_vector_of_another_length(spark: SparkSession, tmp_path: Path) -> None:
     world = RandomWorld(8)
+    items = world.shared(tmp_path / "items")
     world.users = world.users[:, :5]
     with pytest.raises(PythonException, match="has length 5, expected 7"):
-        top_k(world.frame(spark), world.block(), Ranking(), k=3).collect()
+        top_k(world.frame(spark), items, Ranking(), k=3).collect()

@@ -52,7 +52,7 @@ def build_windows(training_events: DataFrame, vocabulary: DataFrame, sequence: S
     comes before it), the first token of a window (the next window's target) and, with ``targets: first``, an item that
     the user had before.
     """
-    known = F.broadcast(vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN))
+    known = vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN)
     events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
     columns = [C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW, C.TOKENS, C.TOKEN_WEIGHTS, C.ROW_WEIGHT]
     windows = _place(_cut(_collect_newest(events, sequence), sequence), sequence, seed)

@@ -7,14 +7,22 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Ranking
-from xrec.ranking.topk import ItemBlock, VectorError, top_k
+from xrec.ranking.topk import VectorError, item_rows, top_k
+from xrec.storage.shared import SharedFolder
 
 MADE_BY = {"als": "train_als", "gru": "train_gru and load_vectors", "transformer": "train_transformer and load_vectors"}
 """The stage that makes each model's vectors."""
 
 
 def factor_candidates(
-    users: DataFrame, eligible: DataFrame, vectors: DataFrame, ranking: Ranking, *, model: str, fold: str
+    users: DataFrame,
+    eligible: DataFrame,
+    vectors: DataFrame,
+    ranking: Ranking,
+    folder: SharedFolder,
+    *,
+    model: str,
+    fold: str,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of one model and fold.
 
@@ -27,10 +35,10 @@ def factor_candidates(
     """
     of_model = vectors.where((F.col(C.FOLD) == fold) & (F.col(C.MODEL) == model)).select(C.KIND, C.IDX, C.VECTOR)
     check_vectors(of_model, model=model, fold=fold)
-    block = ItemBlock.collect(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND))
+    items = folder.share(item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND)))
     user_vectors = of_model.where(F.col(C.KIND) == "user").select(F.col(C.IDX).alias(C.USER_IDX), C.VECTOR)
     with_vector = users.join(user_vectors, C.USER_IDX, how="inner")
-    return top_k(with_vector, block, ranking, k=ranking.candidates_per_source)
+    return top_k(with_vector, items, ranking, k=ranking.candidates_per_source)
 
 
 def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> None:

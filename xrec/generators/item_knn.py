@@ -8,7 +8,8 @@ sums of common users are exact; logarithms of the counts ranked no better than w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ from xrec.ranking.topk import (
     propose,
     spread,
 )
+from xrec.storage.shared import SharedFolder, SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
     from xrec.config import ItemKnn, Ranking
@@ -47,12 +49,17 @@ class ItemKnnError(ValueError):
 
 
 def knn_candidates(
-    users: DataFrame, eligible: DataFrame, interactions: DataFrame, item_knn: ItemKnn, ranking: Ranking
+    users: DataFrame,
+    eligible: DataFrame,
+    interactions: DataFrame,
+    item_knn: ItemKnn,
+    ranking: Ranking,
+    folder: SharedFolder,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score."""
     profiles = profiles_of(interactions, item_knn)
-    neighbours = neighbours_of(profiles, item_knn)
-    return score_profiles(users, profiles, neighbours, eligible, ranking)
+    neighbours = neighbours_of(profiles, item_knn, folder)
+    return score_profiles(users, profiles, neighbours, eligible, ranking, folder)
 
 
 def profiles_of(interactions: DataFrame, item_knn: ItemKnn) -> DataFrame:
@@ -65,10 +72,10 @@ def profiles_of(interactions: DataFrame, item_knn: ItemKnn) -> DataFrame:
     )
 
 
-def neighbours_of(profiles: DataFrame, item_knn: ItemKnn) -> DataFrame:
+def neighbours_of(profiles: DataFrame, item_knn: ItemKnn, folder: SharedFolder) -> DataFrame:
     """(``user_idx``, ``item_idx``) to each item's nearest neighbours: ``item_idx``, ``neighbour_idx``, ``similarity``.
 
-    Ties by item index. Each task holds the whole matrix, which is collected: at most ``max_nonzeros`` x 12 bytes.
+    Ties by item index. Each Python process holds the whole matrix: at most ``max_nonzeros`` x 12 bytes.
 
     Raises
     ------
@@ -81,35 +88,38 @@ def neighbours_of(profiles: DataFrame, item_knn: ItemKnn) -> DataFrame:
             f"item_knn.max_nonzeros: found {num_nonzeros} interactions, expected at most {item_knn.max_nonzeros}; raise it if "
             "an executor has 12 bytes for each, or lower item_knn.max_items_per_user"
         )
-    pairs = profiles.toArrow()
-    user, item = (pairs[name].to_numpy() for name in (C.USER_IDX, C.ITEM_IDX))
-    shape = (int(user.max(initial=0)) + 1, int(item.max(initial=0)) + 1)
-    had_UI = sparse.csr_matrix((np.ones(len(user), dtype=np.float32), (user, item)), shape=shape)
-    had_IU = had_UI.T.tocsr()
-    norms_I = np.sqrt(np.diff(had_IU.indptr))
-    num_neighbours, shrinkage = item_knn.num_neighbours, item_knn.shrinkage
+    shared, num_neighbours, shrinkage = folder.share(profiles), item_knn.num_neighbours, item_knn.shrinkage
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            items = batch.column(C.ITEM_IDX).to_numpy()
+            items, had = batch.column(C.ITEM_IDX).to_numpy(), _read_had(shared)
             for start in range(0, len(items), _ITEMS_A_PRODUCT):
-                yield _nearest(
-                    items[start : start + _ITEMS_A_PRODUCT], had_IU, had_UI, norms_I, num_neighbours, shrinkage
-                )
+                yield _nearest(items[start : start + _ITEMS_A_PRODUCT], had, num_neighbours, shrinkage)
 
     return spread(profiles.select(C.ITEM_IDX).distinct(), C.ITEM_IDX).mapInArrow(run, _NEIGHBOURS_SCHEMA)
 
 
-def _nearest(
-    items_B: Array,
-    had_IU: sparse.csr_matrix,
-    had_UI: sparse.csr_matrix,
-    norms_I: Array,
-    num_neighbours: int,
-    shrinkage: float,
-) -> pa.RecordBatch:
+class _Had(NamedTuple):
+    """Who had what, by user and by item, 1 or nothing; and the square root of each item's users."""
+
+    had_UI: sparse.csr_matrix
+    had_IU: sparse.csr_matrix
+    norms_I: Array
+
+
+@lru_cache(maxsize=1)
+def _read_had(profiles: SharedRows) -> _Had:
+    pairs = profiles.read()
+    user, item = (pairs[name].to_numpy() for name in (C.USER_IDX, C.ITEM_IDX))
+    shape = (int(user.max(initial=0)) + 1, int(item.max(initial=0)) + 1)
+    had_UI = sparse.csr_matrix((np.ones(len(user), dtype=np.float32), (user, item)), shape=shape)
+    had_IU = had_UI.T.tocsr()
+    return _Had(had_UI, had_IU, np.sqrt(np.diff(had_IU.indptr)))
+
+
+def _nearest(items_B: Array, had: _Had, num_neighbours: int, shrinkage: float) -> pa.RecordBatch:
     """The neighbours of a block of items. Counts of common users are small integers, so float32 sums are exact."""
-    common_BI = had_IU[items_B] @ had_UI
+    common_BI, norms_I = had.had_IU[items_B] @ had.had_UI, had.norms_I
     found = []
     for row, item in enumerate(items_B):
         entries = slice(common_BI.indptr[row], common_BI.indptr[row + 1])
@@ -134,44 +144,36 @@ def _largest(values: Array, ties_by: Array, k: int) -> Array:
 
 
 def score_profiles(
-    users: DataFrame, profiles: DataFrame, neighbours: DataFrame, eligible: DataFrame, ranking: Ranking
+    users: DataFrame,
+    profiles: DataFrame,
+    neighbours: DataFrame,
+    eligible: DataFrame,
+    ranking: Ranking,
+    folder: SharedFolder,
 ) -> DataFrame:
     """Each (``scope``, ``user_idx``)'s best allowed items by the summed similarity to his profile, masked before selection.
 
-    The neighbours of the eligible items are collected: bounded by the catalogue's items x ``num_neighbours`` x 12 bytes.
+    Each Python process holds the neighbours of the eligible items: items x ``num_neighbours`` x 12 bytes.
     """
-    items = eligible.select(C.ITEM_IDX, C.CATEGORY_CODE)
-    edges = neighbours.join(
-        F.broadcast(items.withColumnRenamed(C.ITEM_IDX, "neighbour_idx")), "neighbour_idx", how="inner"
-    ).toArrow()
-    source, target = edges[C.ITEM_IDX].to_numpy(), edges["neighbour_idx"].to_numpy()
-    targets, position, first = _distinct(target)
-    # Vectors of length zero: the block carries the items' indexes and categories for the masks.
-    block = ItemBlock.build(targets, edges[C.CATEGORY_CODE].to_numpy()[first], np.zeros((len(targets), 1), np.float32))
-    similar_IT = sparse.csr_matrix(
-        (edges["similarity"].to_numpy().astype(np.float64), (source, position)),
-        shape=(int(source.max(initial=0)) + 1, max(len(targets), 1)),
-    )
-
-    starts = range(0, len(targets), ranking.tile_items)
-    tiles = [similar_IT[:, start : start + ranking.tile_items] for start in starts]
-
-    num_sources, k = similar_IT.shape[0], ranking.candidates_per_source
+    items = eligible.select(F.col(C.ITEM_IDX).alias("neighbour_idx"), C.CATEGORY_CODE)
+    shared = folder.share(neighbours.join(items, "neighbour_idx", how="inner"))
+    tile_items, k = ranking.tile_items, ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
+        similar = _read_similar(shared, tile_items)
         row, item = flatten(batch.column(PROFILE))
-        known = item < num_sources
+        known = item < similar.num_sources
         profile_UI = sparse.csr_matrix(
-            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, num_sources)
+            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, similar.num_sources)
         )
-        masks, best = build_masks(batch, block), no_items()
+        masks, best = build_masks(batch, similar.targets), no_items()
         kth_U = np.full(batch.num_rows, -np.inf)
-        for start, similar_tile in zip(starts, tiles, strict=True):
-            stop = start + similar_tile.shape[1]
-            tile_UT = (profile_UI @ similar_tile).toarray().astype(np.float32)
+        for start, similar_IT in zip(similar.starts, similar.tiles, strict=True):
+            stop = start + similar_IT.shape[1]
+            tile_UT = (profile_UI @ similar_IT).toarray().astype(np.float32)
             np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
             row, column = propose(tile_UT, kth_U, 0.0, k)
-            best = merge(best, row, block.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
+            best = merge(best, row, similar.targets.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
             kth_U = kth_scores(best, batch.num_rows, k)
         return best
 
@@ -181,7 +183,33 @@ def score_profiles(
     )
 
 
-def _distinct(values: Array) -> tuple[Array, Array, Array]:
-    """The sorted distinct values, each value's position among them, and the first place of each."""
-    distinct, first, position = np.unique(values, return_index=True, return_inverse=True)
-    return distinct, position, first
+class _Similar(NamedTuple):
+    """The similarities of all items (rows) to the targets (columns of the tiles)."""
+
+    targets: ItemBlock
+    """The items that may be recommended, with vectors of length zero: their indexes and categories are for the masks."""
+    starts: range
+    """The first target of each tile."""
+    tiles: list[sparse.csr_matrix]
+    num_sources: int
+
+
+@lru_cache(maxsize=1)
+def _read_similar(edges: SharedRows, tile_items: int) -> _Similar:
+    table = edges.read()
+    source, target = table[C.ITEM_IDX].to_numpy(), table["neighbour_idx"].to_numpy()
+    code_of = np.full(int(target.max(initial=-1)) + 1, -1, dtype=np.int32)
+    code_of[target] = table[C.CATEGORY_CODE].to_numpy()
+    targets = np.flatnonzero(code_of >= 0)
+    place = np.cumsum(code_of >= 0) - 1
+    similar_IT = sparse.csr_matrix(
+        (table["similarity"].to_numpy().astype(np.float64), (source, place[target])),
+        shape=(int(source.max(initial=0)) + 1, max(len(targets), 1)),
+    )
+    starts = range(0, len(targets), tile_items)
+    return _Similar(
+        targets=ItemBlock.build(targets, code_of[targets], np.zeros((len(targets), 1), np.float32)),
+        starts=starts,
+        tiles=[similar_IT[:, start : start + tile_items] for start in starts],
+        num_sources=similar_IT.shape[0],
+    )

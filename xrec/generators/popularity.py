@@ -11,12 +11,15 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranking
 from xrec.features.buyers import num_buyers_of
-from xrec.ranking.topk import ItemBlock, top_k
+from xrec.ranking.topk import item_rows, top_k
+from xrec.storage.shared import SharedFolder
 
 SOURCE = C.POPULARITY
 
 
-def popular_candidates(users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking) -> DataFrame:
+def popular_candidates(
+    users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking, folder: SharedFolder
+) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score`` (the item's buyers), ``rank`` of a fold.
 
     Through the kernel, with vectors of length one: the user's is 1, the item's its number of buyers (exact below 2^24).
@@ -24,6 +27,6 @@ def popular_candidates(users: DataFrame, eligible: DataFrame, interactions: Data
     buyers = num_buyers_of(interactions).select(
         F.col(C.ITEM_IDX).alias(C.IDX), F.array(F.col(C.NUM_BUYERS).cast("float")).alias(C.VECTOR)
     )
-    block = ItemBlock.collect(eligible, buyers)
+    items = folder.share(item_rows(eligible, buyers))
     ones = users.withColumn(C.VECTOR, F.array(F.lit(1.0).cast("float")))
-    return top_k(ones, block, ranking, k=ranking.candidates_per_source)
+    return top_k(ones, items, ranking, k=ranking.candidates_per_source)

@@ -16,6 +16,7 @@ from xrec.evaluation.folds import Fold
 from xrec.generators import item_knn, popularity
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
+from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import Tables
 
 SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
@@ -39,11 +40,19 @@ def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -
 
 
 def candidates_of(
-    source: str, tables: Tables, users: Mapping[str, DataFrame], eligible: DataFrame, settings: Settings
+    source: str,
+    tables: Tables,
+    users: Mapping[str, DataFrame],
+    eligible: DataFrame,
+    settings: Settings,
+    folder: SharedFolder,
 ) -> DataFrame:
-    """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out."""
+    """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
+
+    They must be written while the ``folder`` lives: the items lie in it.
+    """
     rows = [
-        _of_fold(source, tables, users[fold], eligible, fold, settings).select(
+        _of_fold(source, tables, users[fold], eligible, fold, settings, folder).select(
             F.lit(fold).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
         )
         for fold in users
@@ -52,15 +61,21 @@ def candidates_of(
 
 
 def _of_fold(
-    source: str, tables: Tables, users: DataFrame, eligible: DataFrame, fold: str, settings: Settings
+    source: str,
+    tables: Tables,
+    users: DataFrame,
+    eligible: DataFrame,
+    fold: str,
+    settings: Settings,
+    folder: SharedFolder,
 ) -> DataFrame:
     if source == popularity.SOURCE:
         interactions = tables.read("interactions", fold=fold)
-        return popularity.popular_candidates(users, eligible, interactions, settings.ranking)
+        return popularity.popular_candidates(users, eligible, interactions, settings.ranking, folder)
     if source == item_knn.SOURCE:
         interactions = tables.read("interactions", fold=fold)
-        return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, settings.ranking)
-    return factor_candidates(users, eligible, tables.read("vectors"), settings.ranking, model=source, fold=fold)
+        return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, settings.ranking, folder)
+    return factor_candidates(users, eligible, tables.read("vectors"), settings.ranking, folder, model=source, fold=fold)
 
 
 def describe_candidates(candidates: DataFrame, sources: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from xrec import columns as C
 from xrec.config import Attribute, Settings
 from xrec.ingest.mapping import require_columns, text_of
 from xrec.ingest.privacy import hidden
-from xrec.ingest.reader import count_rows, listed, read_raw
+from xrec.ingest.reader import count_rows, read_raw
 from xrec.ingest.rules import number_of
 
 OTHER = "other"
@@ -83,18 +83,17 @@ def _shared(rows: DataFrame, min_users: int) -> DataFrame:
 
 def _with_num_users(rows: DataFrame) -> DataFrame:
     counts = rows.groupBy(C.ATTRIBUTE, C.VALUE).agg(F.count("*").alias(_NUM_USERS))
-    return rows.join(F.broadcast(counts), [C.ATTRIBUTE, C.VALUE], how="inner")
+    return rows.join(counts, [C.ATTRIBUTE, C.VALUE], how="inner")
 
 
 def describe_attributes(attributes: DataFrame) -> dict[str, str]:
     """Each attribute's values and the users who have one, for the summary."""
     found = attributes.groupBy(C.ATTRIBUTE).agg(
-        F.sort_array(F.collect_set(C.VALUE)).alias("values"),
         F.count("*").alias(_NUM_USERS),
+        F.countDistinct(C.VALUE).alias("num_values"),
         F.count_if(F.col(C.VALUE) == OTHER).alias(OTHER),
     )
     return {
-        f"users_{row[C.ATTRIBUTE]}": f"{row[_NUM_USERS]:,} users, {row[OTHER]:,} of them {OTHER}; "
-        f"{len(row['values'])} values: {listed(row['values'], 12)}"
+        f"users_{row[C.ATTRIBUTE]}": f"{row[_NUM_USERS]:,} users, {row['num_values']:,} values, {OTHER} for {row[OTHER]:,}"
         for row in found.orderBy(C.ATTRIBUTE).collect()
     }

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.storage.shared import SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
     from xrec.config import Ranking
@@ -85,16 +87,19 @@ class ItemBlock:
             norms_I=norms_I[order],
         )
 
-    @classmethod
-    def collect(cls, items: DataFrame, vectors: DataFrame) -> ItemBlock:
-        """Rows (``item_idx``, ``category_code``) and (``idx``, ``vector``) to the items that have both.
 
-        Collected on the driver: bounded by the catalogue's items x D x 4 bytes.
-        """
-        rows = vectors.join(F.broadcast(items), F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
-        table = rows.select(C.ITEM_IDX, C.CATEGORY_CODE, C.VECTOR).toArrow().combine_chunks()
-        item_idx = table[C.ITEM_IDX].to_numpy()
-        return cls.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), _matrix(table[C.VECTOR], item_idx, "item_idx"))
+def item_rows(items: DataFrame, vectors: DataFrame) -> DataFrame:
+    """Rows (``item_idx``, ``category_code``) and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them."""
+    rows = vectors.join(items, F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
+    return rows.select(C.ITEM_IDX, C.CATEGORY_CODE, C.VECTOR)
+
+
+@lru_cache(maxsize=1)
+def read_block(items: SharedRows) -> ItemBlock:
+    """Shared rows of :func:`item_rows`; a Python process that serves several tasks reads them once."""
+    table = items.read()
+    item_idx = table[C.ITEM_IDX].to_numpy()
+    return ItemBlock.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), _matrix(table[C.VECTOR], item_idx, "item_idx"))
 
 
 class Masks:
@@ -120,11 +125,10 @@ class Masks:
         return forbidden_UT
 
 
-def top_k(users: DataFrame, items: ItemBlock, ranking: Ranking, *, k: int) -> DataFrame:
+def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> DataFrame:
     """Each row's K best allowed items: rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``.
 
-    The items travel in the task's closure, which Spark ships once an executor; a task's scores take
-    ``tile_users`` x ``tile_items`` x 4 bytes.
+    Each Python process reads the items: I x D x 4 bytes; a task's scores take ``tile_users`` x ``tile_items`` x 4 bytes.
 
     Parameters
     ----------
@@ -132,16 +136,16 @@ def top_k(users: DataFrame, items: ItemBlock, ranking: Ranking, *, k: int) -> Da
         One row a (``scope``, ``user_idx``), with ``vector`` (array<float>), ``excluded`` (category codes) and ``seen`` (item
         indexes), none of them null.
     items
-        The items that may be recommended.
+        The items that may be recommended: shared rows of :func:`item_rows`.
     """
     tile_items = ranking.tile_items  # the settings themselves stay on the driver
 
     def select(batch: pa.RecordBatch) -> TopItems:
-        user_idx = batch.column(C.USER_IDX).to_numpy()
-        dim = items.vectors_ID.shape[1] if len(items.item_idx_I) else None
+        block, user_idx = read_block(items), batch.column(C.USER_IDX).to_numpy()
+        dim = block.vectors_ID.shape[1] if len(block.item_idx_I) else None
         vectors_UD = _matrix(batch.column(C.VECTOR), user_idx, "user_idx", dim=dim)
         return top_k_block(
-            vectors_UD, items, build_masks(batch, items), k=k, tile_items=tile_items, user_idx_U=user_idx
+            vectors_UD, block, build_masks(batch, block), k=k, tile_items=tile_items, user_idx_U=user_idx
         )
 
     return map_user_blocks(users, select, tile_users=ranking.tile_users)

@@ -1,0 +1,65 @@
+"""Rows that every task needs whole, such as the items and their vectors: written by tasks, read by tasks.
+
+A broadcast or a closure would bring them through the driver, whose memory would then grow with the catalogue.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows in a folder of Parquet files. Equal values are equal rows: no two writes share a folder."""
+
+    folder: str
+
+    def read(self) -> pa.Table:
+        """All rows, in no particular order; for tasks."""
+        filesystem, path = fsspec.core.url_to_fs(self.folder)
+        parts = []
+        for file in sorted(filesystem.glob(f"{path}/*.parquet")):
+            with filesystem.open(file, "rb") as opened:
+                parts.append(pq.read_table(opened))
+        return pa.concat_tables(parts).combine_chunks()
+
+
+class SharedFolder:
+    """Where rows are shared; see :func:`shared_folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def share(self, rows: DataFrame) -> SharedRows:
+        """Write rows, for as long as the folder lives."""
+        target = f"{self._folder}/{secrets.token_hex(8)}"
+        rows.write.parquet(target)
+        return SharedRows(target)
+
+
+@contextmanager
+def shared_folder(folder: str) -> Iterator[SharedFolder]:
+    """A folder for shared rows within the context; what a killed run left in it is removed first.
+
+    Everything that is derived from shared rows must be written within the context.
+    """
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    _remove(filesystem, path)
+    try:
+        yield SharedFolder(folder)
+    finally:
+        _remove(filesystem, path)
+
+
+def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    filesystem.invalidate_cache()  # an object store's listing may be older than what Spark wrote
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
