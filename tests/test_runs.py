@@ -25,3 +25,12 @@ def test_another_failure_of_spark_keeps_its_first_lines_and_its_cause() -> None:
     )
     assert "Caused by: java.lang.X: y (set XREC_TRACEBACK=1" in message
     assert "org.apache.Task.run" not in message
+
+
+def test_what_a_task_raised_is_said_without_its_traceback() -> None:
+    trace = (
+        "Traceback (most recent call last):\n  File x, line 3\nxrec.storage.shared.SharedRowsError: s3://b/x: mend it"
+    )
+    assert describe_error(Py4JError(f"{_TASK}writing\n\tat a\nCaused by: org.PythonException: {trace}\n\tat z")) == (
+        "s3://b/x: mend it"
+    )

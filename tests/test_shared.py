@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from xrec.storage.shared import shared_folder
+from xrec.storage.shared import SharedRows, SharedRowsError, shared_folder
 
 pytestmark = pytest.mark.spark
 
@@ -25,6 +25,11 @@ def test_all_rows_are_read_while_the_folder_lives(spark: SparkSession, tmp_path:
         assert none.read().column_names == ["id", "text"]
         assert many != none
     assert not place.exists()
+
+
+def test_a_task_that_cannot_read_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(SharedRowsError, match=r"gone: a task cannot read it .* give them access to it"):
+        SharedRows(str(tmp_path / "gone")).read()
 
 
 def test_the_folder_goes_also_when_the_work_fails(spark: SparkSession, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ from xrec.storage.tables import Tables
 
 _FULL_DISK = "No space left on device"
 _WRITTEN_TO = re.compile(r"writing rows to (\S+?)\.? ")
+_OURS = re.compile(r"^xrec\.[\w.]+Error: (.+)")
+"""What a task raised, in the traceback that Spark passes on."""
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
@@ -169,6 +171,8 @@ def describe_error(error: BaseException) -> str:
                 f"no space left on the disk{where}; free some, or choose another storage.root (or spark.local.dir, where Spark "
                 f"keeps its temporary files) ({hint})"
             )
+        if ours := next((found[1] for line in lines if (found := _OURS.search(line))), None):
+            return ours
         causes = [line for line in lines if line.startswith("Caused by")]
         return f"Spark failed: {' | '.join(dict.fromkeys([*lines[:2], *causes[-1:]]))} ({hint})"
     return f"{type(error).__name__}: {error} ({hint})"

@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 
+class SharedRowsError(ValueError):
+    """Rows that a task cannot read; the message names the folder and what to do."""
+
+
 @dataclass(frozen=True)
 class SharedRows:
     """Rows in a folder of Parquet files. Equal values are equal rows: no two writes share a folder."""
@@ -23,13 +27,26 @@ class SharedRows:
     folder: str
 
     def read(self) -> pa.Table:
-        """All rows, in no particular order; for tasks."""
-        filesystem, path = fsspec.core.url_to_fs(self.folder)
+        """All rows, in no particular order; for tasks.
+
+        Raises
+        ------
+        SharedRowsError
+            The task cannot read the folder.
+        """
         parts = []
-        for file in sorted(filesystem.glob(f"{path}/*.parquet")):
-            with filesystem.open(file, "rb") as opened:
-                parts.append(pq.read_table(opened))
-        return pa.concat_tables(parts).combine_chunks()
+        try:
+            filesystem, path = fsspec.core.url_to_fs(self.folder)
+            for file in sorted(filesystem.glob(f"{path}/*.parquet")):
+                with filesystem.open(file, "rb") as opened:
+                    parts.append(pq.read_table(opened))
+            return pa.concat_tables(parts).combine_chunks()
+        except (OSError, ImportError, ValueError) as error:
+            raise SharedRowsError(
+                f"{self.folder}: a task cannot read it ({type(error).__name__}: {error}); executors read what lies below "
+                "storage.artifacts through fsspec: give them access to it, and fsspec's package for its kind of storage (s3fs, "
+                "adlfs, gcsfs, ...)"
+            ) from error
 
 
 class SharedFolder:
