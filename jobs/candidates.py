@@ -15,7 +15,7 @@ def run(context: StageContext) -> Figures:
     tables, settings = context.tables, context.settings
     eligible = eligible_items(tables.read("items"))
     sources = dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources))
-    place = f"{absolute(settings.storage.artifacts_root)}/shared/{context.main_fold.name}"
+    place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{context.main_fold.name}"
     with users_of_folds(tables, eligible, context.folds) as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)

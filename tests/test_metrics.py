@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from scipy import stats
 
 from xrec import columns as C
 from xrec.config import Evaluation
+from xrec.evaluation.beyond import BEYOND_ACCURACY
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import poisson_weights, summarise
-from xrec.evaluation.metrics import ACCURACY, coverage_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.metrics import ACCURACY, EXPOSURE, exposure_of, judge_lists, metric_names, sources_of
 from xrec.evaluation.report import describe_figure, describe_metrics, judge
+from xrec.storage.shared import SharedFolder
 
 pytestmark = pytest.mark.spark
 
@@ -30,7 +34,10 @@ TARGETS = "fold string, user_idx int, item_idx int, cross_touched boolean, cross
 NUM_ITEMS = 40
 
 
-def naive_metric(metric: str, ranked: Sequence[int], targets: set[int], k: int) -> float:
+BUYERS = {item: item**2 % 11 for item in range(0, NUM_ITEMS, 2)}
+
+
+def naive_metric(metric: str, ranked: Sequence[int], targets: set[int], k: int, popular: Sequence[int]) -> float:
     """One user's metric, written down as the definition reads."""
     hits = [item in targets for item in ranked[:k]]
     if metric == "hr":
@@ -39,6 +46,19 @@ def naive_metric(metric: str, ranked: Sequence[int], targets: set[int], k: int) 
         return sum(hits) / len(targets)
     if metric == "precision":
         return sum(hits) / k
+    if metric == "f1":
+        precision, recall = sum(hits) / k, sum(hits) / len(targets)
+        return 2 * precision * recall / (precision + recall) if any(hits) else 0.0
+    if metric == "mrr":
+        return next((1 / rank for rank, hit in enumerate(hits, start=1) if hit), 0.0)
+    if metric == "map":
+        precisions = [sum(hits[:rank]) / rank for rank, hit in enumerate(hits, start=1) if hit]
+        return sum(precisions) / min(k, len(targets))
+    if metric == "serendipity":
+        return len(set(ranked[:k]) & targets - set(popular[:k])) / k
+    if metric == "recall_debiased":
+        weights = {item: max(BUYERS.get(item, 1), 1) ** -1.5 for item in targets}
+        return sum(weights[item] for item in ranked[:k] if item in targets) / sum(weights.values())
     gains = sum(1 / math.log2(rank + 1) for rank, hit in enumerate(hits, start=1) if hit)
     return gains / sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(targets)) + 1))
 
@@ -71,11 +91,17 @@ def naive_judged(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...
         for user in {row[1] for row in targets}:
             mine = {row[2] for row in targets if row[1] == user and row[flag]}
             for source in {row[1] for row in candidates} if mine else ():
-                rows = [row for row in candidates if row[1:4] == (source, scope, user)]
-                ranked = [row[4] for row in sorted(rows, key=lambda row: row[5])]
+                ranked, popular = (
+                    [row[4] for row in sorted(candidates, key=lambda row: row[5]) if row[1:4] == (name, scope, user)]
+                    for name in (source, "popularity")
+                )
                 for metric, k in metric_names(KS):
-                    expected[source, scope, user, metric, k] = naive_metric(metric, ranked, mine, k)
+                    expected[source, scope, user, metric, k] = naive_metric(metric, ranked, mine, k, popular)
     return expected
+
+
+def buyers_of(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame(list(BUYERS.items()), "item_idx int, num_buyers int")
 
 
 def judged_values(judged: DataFrame) -> dict[tuple[Any, ...], float]:
@@ -91,17 +117,18 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
     candidates, targets = random_case(seed)
     expected = naive_judged(candidates, targets)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_lists(lists, answers, sources=sources_of(lists), ks=KS)
+    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists), ks=KS)
     assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
     again = judge_lists(
         lists.repartition(7, F.xxhash64("item_idx", "source")),
         answers.orderBy(F.desc("item_idx")).repartition(3),
+        buyers_of(spark),
         sources=["popularity", "blend", "als"],
         ks=KS,
     )
     assert judged_values(again) == pytest.approx(expected, abs=1e-12)
     means = pd.Series(expected).groupby(level=[0, 1, 3, 4]).mean()
-    found = summarise(judged, Evaluation(ks=KS, num_bootstrap=10), seed=0).collect()
+    found = summarise(judged, metric_names(KS), Evaluation(ks=KS, num_bootstrap=10), seed=0).collect()
     assert len(found) == len(means)
     for row in found:
         key = (row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K])
@@ -118,7 +145,7 @@ def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
     ]
     wrong = [(FOLD, "popularity", "touched", user, 39, 1, 1.0) for user in wanted]
     lists, answers = spark.createDataFrame(perfect + wrong, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    values = judged_values(judge_lists(lists, answers, sources=["als", "popularity"], ks=KS))
+    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als", "popularity"], ks=KS))
     touched = {key: value for key, value in values.items() if key[1] == "touched"}
     assert {value for key, value in touched.items() if key[0] == "als" and key[3] in {"ndcg", "hr"}} == {1.0}
     assert all(touched["als", "touched", user, "recall", 20] == 1.0 for user in wanted)
@@ -130,22 +157,41 @@ def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
     rows = [(FOLD, "als", "touched", user, item, item + 1, 1.0) for user in range(20) for item in range(20)]
     targets = [(FOLD, user, user, True, False) for user in range(20)]
     lists, answers = spark.createDataFrame(rows, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    values = judged_values(judge_lists(lists, answers, sources=["als"], ks=KS))
+    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als"], ks=KS))
     ndcg = [values["als", "touched", user, "ndcg", 20] for user in range(20)]
     assert ndcg == sorted(ndcg, reverse=True)
     assert len(set(ndcg)) == 20
 
 
-def test_coverage_counts_the_items_of_all_lists(spark: SparkSession) -> None:
+def test_exposure_equals_its_naive_version(spark: SparkSession) -> None:
     candidates, _ = random_case(3)
     lists = spark.createDataFrame(candidates, CANDIDATES)
-    rows = coverage_of(lists, num_items=NUM_ITEMS, ks=KS).collect()
-    assert len(rows) == 3 * 2 * len(KS)
+    rows = exposure_of(lists, items_of(spark), ks=KS).collect()
+    assert len(rows) == 3 * 2 * len(KS) * len(EXPOSURE)
     for row in rows:
         mine = [c for c in candidates if c[1:3] == (row[C.MODEL], row[C.SLICE])]
-        assert row[C.VALUE] == len({c[4] for c in mine if c[5] <= row[C.K]}) / NUM_ITEMS
+        shown = Counter(c[4] for c in mine if c[5] <= row[C.K])
+        counts = sorted(shown[item] for item in range(NUM_ITEMS))
+        ordered = sum((2 * n - NUM_ITEMS - 1) * count for n, count in enumerate(counts, start=1))
+        expected = {
+            "coverage": len(shown) / NUM_ITEMS,
+            "category_coverage": len({item % 7 for item in shown}) / 7,
+            "gini": ordered / (NUM_ITEMS * sum(counts)),
+        }
+        assert row[C.VALUE] == pytest.approx(expected[row[C.METRIC]], abs=1e-12)
         assert row[C.NUM_USERS] == len({c[3] for c in mine})
         assert row[C.LOW] is None
+
+
+def items_of(spark: SparkSession) -> DataFrame:
+    """Rows of ``items``: seven categories below three departments, one of them twice as deep, and five that are not sold."""
+    path = "if(id % 7 = 6, array('d', 'e', 'c6'), array(concat('d', id % 7 div 3), concat('c', id % 7)))"
+    return spark.range(NUM_ITEMS + 5).selectExpr(
+        "cast(id as int) item_idx",
+        "concat('c', id % 7) category",
+        f"{path} category_path",
+        f"id < {NUM_ITEMS} recommendable",
+    )
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------------
@@ -187,7 +233,7 @@ def users_of(spark: SparkSession, values: dict[str, np.ndarray]) -> DataFrame:
 def intervals(judged: DataFrame, *, seed: int = 0, num_bootstrap: int = 500, confidence: float = 0.95) -> Any:
     """Model to its row of metric ndcg@10."""
     settings = Evaluation(ks=(10,), num_bootstrap=num_bootstrap, confidence=confidence)
-    rows = summarise(judged, settings, seed).where("metric = 'ndcg'").collect()
+    rows = summarise(judged, metric_names((10,)), settings, seed).where("metric = 'ndcg'").collect()
     return {row[C.MODEL]: row for row in rows}
 
 
@@ -266,19 +312,23 @@ def fold_of(purpose: Any) -> Fold:
     return Fold(name=FOLD, purpose=purpose, as_of=as_of, horizon=timedelta(days=30))
 
 
-def judged_run(spark: SparkSession, purpose: str) -> tuple[DataFrame, dict[str, str]]:
+def judged_run(spark: SparkSession, place: Path, purpose: str) -> tuple[DataFrame, dict[str, str]]:
     candidates, targets = random_case(4)
     settings = Evaluation(ks=(10, 20), num_bootstrap=50)
-    items = spark.range(NUM_ITEMS + 5).selectExpr("cast(id as int) item_idx", f"id < {NUM_ITEMS} recommendable")
     frames = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    metrics = judge(*frames, items, fold_of(purpose), settings, seed=0, run_id="run").cache()
+    buyers = spark.createDataFrame([(0, 3), (1, 1)], "item_idx int, num_buyers int")
+    mixes = spark.createDataFrame(
+        [(user, "c1", 1.0) for user in range(60)], "user_idx int, category string, weight double"
+    )
+    fold, folder = fold_of(purpose), SharedFolder(str(place))
+    metrics = judge(*frames, items_of(spark), buyers, mixes, fold, settings, folder, seed=0, run_id="run").cache()
     return metrics, describe_metrics(metrics, fold_of(purpose), settings)
 
 
-def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession) -> None:
-    metrics, figures = judged_run(spark, "test")
+def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession, tmp_path: Path) -> None:
+    metrics, figures = judged_run(spark, tmp_path, "test")
     keys = [(row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K]) for row in metrics.collect()]
-    assert len(keys) == len(set(keys)) == 3 * 2 * 5 * 2
+    assert len(keys) == len(set(keys)) == 3 * 2 * 2 * (len(ACCURACY) + len(BEYOND_ACCURACY) + len(EXPOSURE))
     assert next(iter(figures)) == "users touched"
     assert "vs popularity" in figures["ndcg@10 touched blend"]
     assert "vs popularity" not in figures["ndcg@10 touched popularity"]
@@ -287,9 +337,9 @@ def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession) ->
     }
 
 
-def test_a_serving_fold_reports_coverage_and_when_it_can_be_judged(spark: SparkSession) -> None:
-    metrics, figures = judged_run(spark, "serve")
-    assert {row[C.METRIC] for row in metrics.collect()} == {"coverage"}
+def test_a_serving_fold_reports_coverage_and_when_it_can_be_judged(spark: SparkSession, tmp_path: Path) -> None:
+    metrics, figures = judged_run(spark, tmp_path, "serve")
+    assert {row[C.METRIC] for row in metrics.collect()} == {*EXPOSURE, *BEYOND_ACCURACY}
     assert figures["accuracy"] == (
         f"fold '{FOLD}' serves: its lists can be judged when the horizon (30 days, 0:00:00) has passed; "
         "until then their coverage alone is known"
@@ -314,9 +364,9 @@ def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
     ]
 
 
-def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession) -> None:
+def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
     empty = spark.createDataFrame([], CANDIDATES), spark.createDataFrame([], TARGETS)
-    items = spark.range(3).selectExpr("cast(id as int) item_idx", "true recommendable")
+    others, settings = (items_of(spark), buyers_of(spark), spark.range(0)), Evaluation()
     with pytest.raises(ValueError, match="found no row of fold 'test-2024-07-01'") as error:
-        judge(*empty, items, fold_of("test"), Evaluation(), seed=0, run_id="run")
+        judge(*empty, *others, fold_of("test"), settings, SharedFolder(str(tmp_path)), seed=0, run_id="run")
     assert "--only candidates" in str(error.value)

@@ -8,7 +8,7 @@ or retries (sums of doubles: to about 1e-12 relative). Users never leave the exe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Evaluation
-from xrec.evaluation.metrics import VALUES, metric_names
+from xrec.evaluation.metrics import VALUES
 
 BASELINE = C.POPULARITY
 
@@ -49,16 +49,18 @@ def poisson_weights(user_idx: npt.NDArray[Any], num_replicates: int, seed: int) 
     return np.concatenate([np.ones((len(user_idx), 1)), weights_UB], axis=1)
 
 
-def summarise(judged: DataFrame, settings: Evaluation, seed: int) -> DataFrame:
-    """Rows of :func:`judge_lists` to rows of ``metrics`` (without run_id): each mean, and its difference to popularity.
+def summarise(judged: DataFrame, names: Sequence[tuple[str, int]], settings: Evaluation, seed: int) -> DataFrame:
+    """One row a (fold, model, slice, user) to rows of ``metrics`` (without run_id): means, and differences to popularity.
+
+    ``values`` holds a figure for each of ``names`` (metric, k), as from :func:`xrec.evaluation.metrics.judge_lists`.
 
     Intervals are percentiles of the replicates. On one user they are as wide as the point: there is nothing to
     resample. Without lists of popularity the differences are null; a mean over no user is not there.
     """
-    means = _replicate_means(judged, settings, seed)
+    means = _replicate_means(judged, len(names), settings.num_bootstrap, seed)
     a_replicate = Window.partitionBy(C.FOLD, C.SLICE, _REPLICATE)
     baseline = F.max(F.when(F.col(C.MODEL) == BASELINE, F.col(VALUES))).over(a_replicate)
-    names = F.array(*[F.struct(F.lit(m).alias(C.METRIC), F.lit(k).alias(C.K)) for m, k in metric_names(settings.ks)])
+    named = F.array(*[F.struct(F.lit(m).alias(C.METRIC), F.lit(k).alias(C.K)) for m, k in names])
     figures = (
         means.withColumn("baseline", baseline)
         .select(*_LISTS, _REPLICATE, _SUM_WEIGHTS, F.posexplode(VALUES).alias("position", C.VALUE), "baseline")
@@ -77,8 +79,8 @@ def summarise(judged: DataFrame, settings: Evaluation, seed: int) -> DataFrame:
         .agg(*columns)
         .select(
             *_LISTS,
-            F.get(names, F.col("position"))[C.METRIC].alias(C.METRIC),
-            F.get(names, F.col("position"))[C.K].alias(C.K),
+            F.get(named, F.col("position"))[C.METRIC].alias(C.METRIC),
+            F.get(named, F.col("position"))[C.K].alias(C.K),
             C.VALUE,
             C.LOW,
             C.HIGH,
@@ -90,9 +92,8 @@ def summarise(judged: DataFrame, settings: Evaluation, seed: int) -> DataFrame:
     )
 
 
-def _replicate_means(judged: DataFrame, settings: Evaluation, seed: int) -> DataFrame:
+def _replicate_means(judged: DataFrame, num_values: int, num_replicates: int, seed: int) -> DataFrame:
     """Rows of :func:`judge_lists` to one row a (fold, model, slice, replicate): the weighted mean of every value."""
-    num_values, num_replicates = len(metric_names(settings.ks)), settings.num_bootstrap
 
     def sum_batches(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for batch in batches:

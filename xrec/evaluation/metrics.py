@@ -9,17 +9,29 @@ With T the user's targets in the slice, and hit(r) = 1 where the item at rank r 
 - hr: 1 if hit(r) for any r <= k, else 0 (Deshpande, Karypis 2004)
 - recall: sum of hit(r), r <= k, over the number of T (Herlocker et al. 2004)
 - precision: sum of hit(r), r <= k, over k (Herlocker et al. 2004)
+- f1: the harmonic mean of precision and recall, 2 sum of hit(r) / (k + number of T); 0 without a hit (van Rijsbergen 1979)
+- map: sum of hit(r) P(r), r <= k, over min(k, number of T), P(r) the precision at r (Manning et al. 2008, section 8.4, cut at k)
+- mrr: 1 / r of the first hit, 0 where it is beyond k (Voorhees 1999)
+- serendipity: the hits up to k that popularity's list for the same user does not have up to k, over k (Ge et al. 2010)
+- recall_debiased: recall in which an item of n buyers before as-of weighs n^-1.5 (nobody counts as one buyer), because what is
+  popular is bought for being shown (Yang et al. 2018, self-normalised, gamma = 2)
 - ndcg: sum of hit(r) / log2(r + 1), r <= k, over the same sum of a perfect list, which is the sum of 1 / log2(r + 1) for
   r <= min(k, number of T) (Järvelin, Kekäläinen 2002, binary gains)
-- coverage: distinct items in the lists of all users up to rank k, over recommendable items (Ge et al. 2010)
+
+Of all lists together, up to rank k, with n recommendable items, of which the i-th least shown is in x_i lists:
+
+- coverage: distinct items over n (Ge et al. 2010)
+- category_coverage: distinct categories over recommendable categories
+- gini: sum of (2 i - n - 1) x_i over n times the sum of x_i: 0 where all items are shown equally often, near 1 where few are
+  (Gini 1912; Castells et al. 2015)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -27,10 +39,14 @@ from xrec import columns as C
 SLICES = {"touched": C.CROSS_TOUCHED, "home": C.CROSS_HOME}
 """Slice and the flag of its targets: lists of a scope are judged on the targets outside the same categories."""
 
-ACCURACY = ("hr", "recall", "precision", "ndcg")
+ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
+EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
 NUM_TARGETS = "num_targets"
+_HITS, _POPULAR_RANK, _EXPOSURE = "hits", "popular_rank", "num_lists"
+_DEBIASING = -1.5
+_LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
 
 def metric_names(ks: Sequence[int]) -> list[tuple[str, int]]:
@@ -43,80 +59,122 @@ def sources_of(candidates: DataFrame) -> list[str]:
     return sorted(row[0] for row in candidates.select(C.SOURCE).distinct().collect())
 
 
-def judge_lists(candidates: DataFrame, targets: DataFrame, *, sources: Sequence[str], ks: Sequence[int]) -> DataFrame:
-    """Rows of ``candidates`` and of ``targets`` to one row a (fold, model, slice, user with targets).
+def judge_lists(
+    candidates: DataFrame, targets: DataFrame, buyers: DataFrame, *, sources: Sequence[str], ks: Sequence[int]
+) -> DataFrame:
+    """Rows of a fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets).
 
     The result has the columns fold, model (the source), slice (the scope), user_idx, num_targets and values: a double
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
-    one that has no list for him.
+    one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
     # A target is judged once for each slice that it belongs to, and for each source.
     flags = F.array(*[F.when(F.col(flag), F.lit(scope)) for scope, flag in SLICES.items()])
     expected = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.explode(F.array_compact(flags)).alias(C.SCOPE))
-    expected = expected.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
-    on = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
-    lists = candidates.where(F.col(C.RANK) <= max(ks)).select(*on, C.RANK)
-    found = expected.join(lists, on=on, how="left").groupBy(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX)
-    sums = [F.count("*").alias(NUM_TARGETS)]
-    for k in ks:
-        is_hit = F.col(C.RANK) <= k
-        sums.append(F.count_if(is_hit).alias(f"hits_{k}"))
-        sums.append(F.sum(F.when(is_hit, _discount(F.col(C.RANK))).otherwise(0.0)).alias(f"dcg_{k}"))
-    return found.agg(*sums).select(
-        C.FOLD,
-        F.col(C.SOURCE).alias(C.MODEL),
-        F.col(C.SCOPE).alias(C.SLICE),
-        C.USER_IDX,
-        NUM_TARGETS,
-        F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
+    weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
+    weighed = expected.join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
+    asked = weighed.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
+    on = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
+    lists = candidates.where(F.col(C.RANK) <= max(ks)).select(C.SOURCE, *on, C.RANK)
+    popular = lists.where(F.col(C.SOURCE) == C.POPULARITY).select(*on, F.col(C.RANK).alias(_POPULAR_RANK))
+    found = asked.join(lists, [C.SOURCE, *on], how="left").join(popular, on, how="left")
+    hit = F.when(F.col(C.RANK).isNotNull(), F.struct(C.RANK, C.WEIGHT, _POPULAR_RANK))
+    sums = [
+        F.count("*").alias(NUM_TARGETS),
+        F.sum(C.WEIGHT).alias(C.WEIGHT),
+        F.sort_array(F.collect_list(hit)).alias(_HITS),
+    ]
+    return (
+        found.groupBy(*_LISTS, C.USER_IDX)
+        .agg(*sums)
+        .select(
+            C.FOLD,
+            F.col(C.SOURCE).alias(C.MODEL),
+            F.col(C.SCOPE).alias(C.SLICE),
+            C.USER_IDX,
+            NUM_TARGETS,
+            F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
+        )
     )
 
 
-def coverage_of(candidates: DataFrame, *, num_items: int, ks: Sequence[int]) -> DataFrame:
-    """Rows of ``candidates`` to rows of ``metrics`` (without run_id): catalogue coverage of a model and slice at a k.
+def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:
+    """Rows of ``candidates`` to rows of ``metrics`` (without run_id): which items a model and slice shows at all, at every k.
 
-    ``num_users`` is the number of users with a list; a coverage has no interval over users, so those columns are null.
+    ``num_users`` is the number of users with a list. These figures are of all lists together and have no interval over users.
 
     Parameters
     ----------
     candidates
         Lists of all users, also of those without targets.
-    num_items
-        Recommendable items.
+    items
+        Rows of ``items``; the recommendable ones are counted.
     ks
         Cut-offs.
     """
-    best = candidates.groupBy(C.FOLD, C.SOURCE, C.SCOPE, C.ITEM_IDX).agg(
-        F.min(C.RANK).alias(C.RANK), F.count_if(F.col(C.RANK) == 1).alias(C.NUM_USERS)
+    recommendable = items.where(C.RECOMMENDABLE)
+    sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY)).first()
+    assert sizes is not None
+    num_items, num_categories = max(sizes[0], 1), max(sizes[1], 1)
+    cuts = F.filter(F.array(*[F.lit(k) for k in ks]), lambda k: k >= F.col(C.RANK))
+    shown = candidates.where(F.col(C.RANK) <= max(ks)).select(*_LISTS, C.ITEM_IDX, C.RANK, F.explode(cuts).alias(C.K))
+    exposures = shown.groupBy(*_LISTS, C.K, C.ITEM_IDX).agg(
+        F.count("*").alias(_EXPOSURE), F.count_if(F.col(C.RANK) == 1).alias(C.NUM_USERS)
     )
-    share = {k: F.count_if(F.col(C.RANK) <= k) / F.lit(max(num_items, 1)) for k in ks}
-    shares = F.array(*[F.struct(F.lit(k).alias(C.K), share[k].alias(C.VALUE)) for k in ks])
-    covered = best.groupBy(C.FOLD, F.col(C.SOURCE).alias(C.MODEL), F.col(C.SCOPE).alias(C.SLICE)).agg(
-        shares.alias(VALUES), F.sum(C.NUM_USERS).alias(C.NUM_USERS)
+    known = exposures.join(recommendable.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
+    # The x of the Gini index in groups of items that are equally often shown; the never shown stand before all others.
+    grouped = known.groupBy(*_LISTS, C.K, _EXPOSURE).agg(
+        F.count("*").alias("m"),
+        F.sum(C.NUM_USERS).alias(C.NUM_USERS),
+        F.collect_set(C.CATEGORY).alias("categories"),
     )
+    of_list = Window.partitionBy(*_LISTS, C.K)
+    num_shown = F.sum("m").over(of_list)
+    upward = of_list.orderBy(_EXPOSURE).rowsBetween(Window.unboundedPreceding, -1)
+    before = F.lit(num_items) - num_shown + F.coalesce(F.sum("m").over(upward), F.lit(0))
+    ranked = grouped.withColumn("ranks", F.col("m") * (2 * before + F.col("m") - F.lit(num_items)))
+    found = ranked.groupBy(*_LISTS, C.K).agg(
+        (F.sum("m") / num_items).alias("coverage"),
+        (F.size(F.array_distinct(F.flatten(F.collect_list("categories")))) / num_categories).alias("category_coverage"),
+        (F.sum(F.col(_EXPOSURE) * F.col("ranks")) / (num_items * F.sum(F.col(_EXPOSURE) * F.col("m")))).alias("gini"),
+        F.sum(C.NUM_USERS).alias(C.NUM_USERS),
+    )
+    values = F.array(*[F.struct(F.lit(name).alias(C.METRIC), F.col(name).alias(C.VALUE)) for name in EXPOSURE])
     no_interval = [
         F.lit(None).cast("double").alias(name)
         for name in (C.LOW, C.HIGH, C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH)
     ]
-    return covered.select(C.FOLD, C.MODEL, C.SLICE, C.NUM_USERS, F.inline(VALUES)).select(
-        C.FOLD, C.MODEL, C.SLICE, F.lit(COVERAGE).alias(C.METRIC), C.K, C.VALUE, *no_interval, C.NUM_USERS
-    )
-
-
-def _discount(rank: Column) -> Column:
-    return F.lit(1.0) / F.log2(rank + 1)
+    flat = found.select(*_LISTS, C.K, C.NUM_USERS, F.inline(values))
+    named = flat.withColumnsRenamed({C.SOURCE: C.MODEL, C.SCOPE: C.SLICE})
+    return named.select(C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K, C.VALUE, *no_interval, C.NUM_USERS)
 
 
 def _metric(metric: str, k: int) -> Column:
-    """A metric at k from the user's sums, as a double."""
-    num_hits, num_targets = F.col(f"hits_{k}").cast("double"), F.col(NUM_TARGETS)
-    if metric == "hr":
-        return (num_hits > 0).cast("double")
-    if metric == "recall":
-        return num_hits / num_targets
-    if metric == "precision":
-        return num_hits / F.lit(float(k))
+    """A metric at k from the user's hits by rank, the number of his targets and the sum of their weights, as a double."""
+    hits = F.filter(_HITS, lambda hit: hit[C.RANK] <= k)
+    num_hits, num_targets, length = F.size(hits).cast("double"), F.col(NUM_TARGETS), F.lit(float(k))
     # The ideal of n targets, n from 1 to k, as literals.
     ideals = [sum(1 / math.log2(rank + 1) for rank in range(1, n + 1)) for n in range(1, k + 1)]
-    ideal = F.element_at(F.array(*[F.lit(value) for value in ideals]), F.least(num_targets, F.lit(k)).cast("int"))
-    return F.col(f"dcg_{k}") / ideal
+    best = F.least(num_targets, F.lit(k)).cast("int")
+    by_name = {
+        "hr": (num_hits > 0).cast("double"),
+        "recall": num_hits / num_targets,
+        "precision": num_hits / length,
+        "f1": 2 * num_hits / (length + num_targets),
+        "mrr": F.coalesce(1 / F.get(hits, F.lit(0))[C.RANK], F.lit(0.0)),
+        # The n-th hit, n from 0, has n + 1 hits up to its rank.
+        "map": _sum(F.transform(hits, lambda hit, n: (n + 1) / hit[C.RANK])) / best,
+        "serendipity": F.size(F.filter(hits, _is_unexpected(k))).cast("double") / length,
+        "recall_debiased": _sum(F.transform(hits, lambda hit: hit[C.WEIGHT])) / F.col(C.WEIGHT),
+        "ndcg": _sum(F.transform(hits, lambda hit: 1 / F.log2(hit[C.RANK] + 1)))
+        / F.element_at(F.array(*[F.lit(value) for value in ideals]), best),
+    }
+    return by_name[metric]
+
+
+def _is_unexpected(k: int) -> Callable[[Column], Column]:
+    return lambda hit: hit[_POPULAR_RANK].isNull() | (hit[_POPULAR_RANK] > k)
+
+
+def _sum(values: Column) -> Column:
+    return F.aggregate(values, F.lit(0.0), lambda total, value: total + value)

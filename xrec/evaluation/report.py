@@ -7,9 +7,11 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Evaluation
+from xrec.evaluation.beyond import beyond_names, describe_lists, facts_of
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import BASELINE, summarise
-from xrec.evaluation.metrics import COVERAGE, coverage_of, judge_lists, sources_of
+from xrec.evaluation.metrics import COVERAGE, exposure_of, judge_lists, metric_names, sources_of
+from xrec.storage.shared import SharedFolder
 
 HEADLINE = "ndcg"
 
@@ -18,15 +20,20 @@ def judge(
     candidates: DataFrame,
     targets: DataFrame,
     items: DataFrame,
+    buyers: DataFrame,
+    user_categories: DataFrame,
     fold: Fold,
     settings: Evaluation,
+    folder: SharedFolder,
     *,
     seed: int,
     run_id: str,
 ) -> DataFrame:
-    """Rows of a fold's ``candidates``, ``targets`` and of ``items`` to rows of ``metrics``.
+    """A fold's rows of these tables, and all of ``items``, to rows of ``metrics``, to be written while the ``folder`` lives.
 
-    A fold whose horizon has not passed has no targets: its coverage alone is known.
+    ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
+
+    A fold whose horizon has not passed has no targets: what its lists are like is known, their accuracy is not.
 
     Raises
     ------
@@ -39,11 +46,13 @@ def judge(
             f"table 'candidates': found no row of fold '{fold.name}', expected the lists of at least one source; "
             "run ./spark-submit.sh jobs/pipeline.py --only candidates with the same settings first"
         )
-    num_items = items.where(C.RECOMMENDABLE).count()
-    metrics = coverage_of(candidates, num_items=num_items, ks=settings.ks)
+    ks, num_users = settings.ks, user_categories.select(C.USER_IDX).distinct().count()
+    facts = folder.share(facts_of(items, buyers, num_users=num_users))
+    described = describe_lists(candidates, user_categories, facts, ks=ks)
+    metrics = exposure_of(candidates, items, ks=ks).unionByName(summarise(described, beyond_names(ks), settings, seed))
     if fold.has_targets:
-        judged = judge_lists(candidates, targets, sources=sources, ks=settings.ks)
-        metrics = metrics.unionByName(summarise(judged, settings, seed))
+        judged = judge_lists(candidates, targets, buyers, sources=sources, ks=ks)
+        metrics = metrics.unionByName(summarise(judged, metric_names(ks), settings, seed))
     return metrics.withColumn(C.RUN_ID, F.lit(run_id))
 
 

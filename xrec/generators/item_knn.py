@@ -155,12 +155,12 @@ def score_profiles(
 
     Each Python process holds the neighbours of the eligible items: items x ``num_neighbours`` x 12 bytes.
     """
-    items = eligible.select(F.col(C.ITEM_IDX).alias("neighbour_idx"), C.CATEGORY_CODE)
-    shared = folder.share(neighbours.join(items, "neighbour_idx", how="inner"))
+    # Not joined by Spark: it cannot know how many neighbours come out of Python, takes them for few and broadcasts them.
+    edges, items = folder.share(neighbours), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
     tile_items, k = ranking.tile_items, ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
-        similar = _read_similar(shared, tile_items)
+        similar = _read_similar(edges, items, tile_items)
         row, item = flatten(batch.column(PROFILE))
         known = item < similar.num_sources
         profile_UI = sparse.csr_matrix(
@@ -195,15 +195,19 @@ class _Similar(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _read_similar(edges: SharedRows, tile_items: int) -> _Similar:
-    table = edges.read()
-    source, target = table[C.ITEM_IDX].to_numpy(), table["neighbour_idx"].to_numpy()
-    code_of = np.full(int(target.max(initial=-1)) + 1, -1, dtype=np.int32)
-    code_of[target] = table[C.CATEGORY_CODE].to_numpy()
-    targets = np.flatnonzero(code_of >= 0)
-    place = np.cumsum(code_of >= 0) - 1
+def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Similar:
+    eligible, table = items.read(), edges.read()
+    source, target, similarity = (table[name].to_numpy() for name in (C.ITEM_IDX, "neighbour_idx", "similarity"))
+    eligible_idx = eligible[C.ITEM_IDX].to_numpy()
+    code_of = np.full(int(max(target.max(initial=-1), eligible_idx.max(initial=-1))) + 1, -1, dtype=np.int32)
+    code_of[eligible_idx] = eligible[C.CATEGORY_CODE].to_numpy()
+    kept = code_of[target] >= 0
+    source, target, similarity = source[kept], target[kept], similarity[kept]
+    is_target = np.zeros(len(code_of), dtype=bool)
+    is_target[target] = True
+    targets, place = np.flatnonzero(is_target), np.cumsum(is_target) - 1
     similar_IT = sparse.csr_matrix(
-        (table["similarity"].to_numpy().astype(np.float64), (source, place[target])),
+        (similarity.astype(np.float64), (source, place[target])),
         shape=(int(source.max(initial=0)) + 1, max(len(targets), 1)),
     )
     starts = range(0, len(targets), tile_items)

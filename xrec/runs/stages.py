@@ -82,7 +82,10 @@ STAGES: tuple[StageInfo, ...] = (
         writes=("recommendations",),
     ),
     StageInfo(
-        name="evaluate", does="judge every source", reads=("candidates", "targets", "items"), writes=("metrics",)
+        name="evaluate",
+        does="judge every source",
+        reads=("candidates", "targets", "items", "interactions", "user_categories"),
+        writes=("metrics",),
     ),
 )
 
