@@ -19,10 +19,11 @@ from scipy import stats
 from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.beyond import BEYOND_ACCURACY
+from xrec.evaluation.categories import category_flow
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import poisson_weights, summarise
 from xrec.evaluation.metrics import ACCURACY, EXPOSURE, exposure_of, judge_lists, metric_names, sources_of
-from xrec.evaluation.report import describe_figure, describe_metrics, judge
+from xrec.evaluation.report import FoldRows, describe_figure, describe_metrics, judge
 from xrec.storage.shared import SharedFolder
 
 pytestmark = pytest.mark.spark
@@ -128,7 +129,7 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
     )
     assert judged_values(again) == pytest.approx(expected, abs=1e-12)
     means = pd.Series(expected).groupby(level=[0, 1, 3, 4]).mean()
-    found = summarise(judged, metric_names(KS), Evaluation(ks=KS, num_bootstrap=10), seed=0).collect()
+    found = summarise(judged, metric_names(KS), Evaluation(ks=KS, num_bootstrap=10), seed=0, num_compared=2).collect()
     assert len(found) == len(means)
     for row in found:
         key = (row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K])
@@ -230,10 +231,16 @@ def users_of(spark: SparkSession, values: dict[str, np.ndarray]) -> DataFrame:
     )
 
 
-def intervals(judged: DataFrame, *, seed: int = 0, num_bootstrap: int = 500, confidence: float = 0.95) -> Any:
+def intervals(
+    judged: DataFrame, *, seed: int = 0, num_bootstrap: int = 500, confidence: float = 0.95, num_compared: int = 1
+) -> Any:
     """Model to its row of metric ndcg@10."""
     settings = Evaluation(ks=(10,), num_bootstrap=num_bootstrap, confidence=confidence)
-    rows = summarise(judged, metric_names((10,)), settings, seed).where("metric = 'ndcg'").collect()
+    rows = (
+        summarise(judged, metric_names((10,)), settings, seed, num_compared=num_compared)
+        .where("metric = 'ndcg'")
+        .collect()
+    )
     return {row[C.MODEL]: row for row in rows}
 
 
@@ -279,6 +286,16 @@ def test_pairing_narrows_the_interval_of_the_difference(spark: SparkSession) -> 
     assert rows["popularity"][C.DIFFERENCE_LOW] == rows["popularity"][C.DIFFERENCE_HIGH] == 0
 
 
+def test_of_many_models_the_adjusted_interval_is_that_of_a_higher_confidence(spark: SparkSession) -> None:
+    judged = users_of(spark, correlated_models())
+    five, strict = intervals(judged, num_compared=5)["als"], intervals(judged, confidence=0.99)["als"]
+    for adjusted, plain in ((C.ADJUSTED_LOW, C.DIFFERENCE_LOW), (C.ADJUSTED_HIGH, C.DIFFERENCE_HIGH)):
+        assert five[adjusted] == pytest.approx(strict[plain], rel=1e-9)
+    alone = intervals(judged)["als"]
+    assert (alone[C.ADJUSTED_LOW], alone[C.ADJUSTED_HIGH]) == (alone[C.DIFFERENCE_LOW], alone[C.DIFFERENCE_HIGH])
+    assert five[C.ADJUSTED_LOW] < five[C.DIFFERENCE_LOW]
+
+
 def test_a_higher_confidence_gives_a_wider_interval(spark: SparkSession) -> None:
     judged = users_of(spark, correlated_models())
     widths = [row[C.HIGH] - row[C.LOW] for row in (intervals(judged, confidence=c)["als"] for c in (0.5, 0.8, 0.99))]
@@ -312,16 +329,44 @@ def fold_of(purpose: Any) -> Fold:
     return Fold(name=FOLD, purpose=purpose, as_of=as_of, horizon=timedelta(days=30))
 
 
+def fold_rows(spark: SparkSession, purpose: str, candidates: list[Any], targets: list[Any]) -> FoldRows:
+    mixes = [row for user in range(60) for row in ((user, f"c{user % 2}", 0.7), (user, "c4", 0.3))]
+    return FoldRows(
+        fold=fold_of(purpose),
+        candidates=spark.createDataFrame(candidates, CANDIDATES),
+        targets=spark.createDataFrame(targets, TARGETS),
+        items=items_of(spark),
+        user_categories=spark.createDataFrame(mixes, "user_idx int, category string, weight double"),
+        buyers=buyers_of(spark),
+    )
+
+
+def test_the_flow_between_categories_counts_what_was_shown_wanted_and_hit(spark: SparkSession) -> None:
+    candidates, targets = random_case(6)
+    shown, wanted = Counter(), Counter()
+    hits: Counter[tuple[str, ...]] = Counter()
+    pairs = {(source, scope, user, item) for _, source, scope, user, item, rank, _ in candidates if rank <= 3}
+    for source, scope, user, item in pairs:
+        shown[source, scope, f"c{user % 2}", f"c{item % 7}"] += 1
+    for source in ("popularity", "als", "blend"):
+        for _, user, item, touched, home in targets:
+            for scope in ("touched",) * touched + ("home",) * home:
+                key = (source, scope, f"c{user % 2}", f"c{item % 7}")
+                wanted[key] += 1
+                hits[key] += (source, scope, user, item) in pairs
+    flow = category_flow(fold_rows(spark, "test", candidates, targets), k=3, run_id="run").collect()
+    keys = [(row[C.MODEL], row[C.SLICE], row[C.MAIN_CATEGORY], row[C.CATEGORY]) for row in flow]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {*shown, *wanted}
+    for key, row in zip(keys, flow, strict=True):
+        assert (row["num_shown"], row["num_targets"], row["num_hits"]) == (shown[key], wanted[key], hits[key])
+
+
 def judged_run(spark: SparkSession, place: Path, purpose: str) -> tuple[DataFrame, dict[str, str]]:
     candidates, targets = random_case(4)
     settings = Evaluation(ks=(10, 20), num_bootstrap=50)
-    frames = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    buyers = spark.createDataFrame([(0, 3), (1, 1)], "item_idx int, num_buyers int")
-    mixes = spark.createDataFrame(
-        [(user, "c1", 1.0) for user in range(60)], "user_idx int, category string, weight double"
-    )
-    fold, folder = fold_of(purpose), SharedFolder(str(place))
-    metrics = judge(*frames, items_of(spark), buyers, mixes, fold, settings, folder, seed=0, run_id="run").cache()
+    rows = fold_rows(spark, purpose, candidates, targets)
+    metrics = judge(rows, settings, SharedFolder(str(place)), seed=0, run_id="run").cache()
     return metrics, describe_metrics(metrics, fold_of(purpose), settings)
 
 
@@ -348,16 +393,19 @@ def test_a_serving_fold_reports_coverage_and_when_it_can_be_judged(spark: SparkS
 
 
 def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
-    columns = ("model", "value", "low", "high", "difference", "difference_low", "difference_high")
+    columns = ("model", "value", "low", "high", "difference", "difference_low", "difference_high", "adjusted_low")
+    columns += ("adjusted_high",)
     schema = ", ".join(f"{name} {'string' if name == 'model' else 'double'}" for name in columns)
     rows = [
-        ("blend", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093),
-        ("popularity", 0.0517, 0.05, 0.0533, 0.0, 0.0, 0.0),
-        ("als", 0.25, 0.2, 0.3, 0.25, 0.2, 0.3),
-        ("als", 0.1, None, None, None, None, None),
+        ("blend", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093, 0.0021, 0.0101),
+        ("gru", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093, -0.0001, 0.0101),
+        ("popularity", 0.0517, 0.05, 0.0533, 0.0, 0.0, 0.0, 0.0, 0.0),
+        ("als", 0.25, 0.2, 0.3, 0.25, 0.2, 0.3, 0.1, 0.3),
+        ("als", 0.1, None, None, None, None, None, None, None),
     ]
     assert [describe_figure(row) for row in spark.createDataFrame(rows, schema).collect()] == [
         "0.0581 [0.0551, 0.0612] +12.4 % [+6.2, +18.0] vs popularity",
+        "0.0581 [0.0551, 0.0612] +12.4 % [+6.2, +18.0] vs popularity (not significant)",
         "0.0517 [0.0500, 0.0533]",
         "0.2500 [0.2000, 0.3000] (popularity hits nothing)",
         "0.1000",
@@ -365,8 +413,7 @@ def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
 
 
 def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
-    empty = spark.createDataFrame([], CANDIDATES), spark.createDataFrame([], TARGETS)
-    others, settings = (items_of(spark), buyers_of(spark), spark.range(0)), Evaluation()
+    rows = fold_rows(spark, "test", [], [])
     with pytest.raises(ValueError, match="found no row of fold 'test-2024-07-01'") as error:
-        judge(*empty, *others, fold_of("test"), settings, SharedFolder(str(tmp_path)), seed=0, run_id="run")
+        judge(rows, Evaluation(), SharedFolder(str(tmp_path)), seed=0, run_id="run")
     assert "--only candidates" in str(error.value)

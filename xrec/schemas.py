@@ -299,12 +299,31 @@ _TABLES = (
     ),
     Table(
         name="metrics",
-        row="one figure of one model on one slice, with its interval and its difference to popularity",
+        row=(
+            "one figure of one model on one slice, with its interval, its difference to popularity, and the wider (adjusted) "
+            "interval of the difference that holds for all models of the slice at once"
+        ),
         columns=(
             "run_id string, fold string, model string, slice string, metric string, k int, value double, low double, "
-            "high double, difference double, difference_low double, difference_high double, num_users bigint"
+            "high double, difference double, difference_low double, difference_high double, adjusted_low double, "
+            "adjusted_high double, num_users bigint"
         ),
         key=(C.RUN_ID, C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID,),
+        made_by="evaluate",
+    ),
+    Table(
+        name="category_flow",
+        row=(
+            "a category of items and the users of a main category, by model and slice: pairs (user, item) that were shown up to "
+            "rank k, that were targets, and that were both"
+        ),
+        columns=(
+            "run_id string, fold string, model string, slice string, main_category string, category string, k int, "
+            "num_shown bigint, num_targets bigint, num_hits bigint"
+        ),
+        key=(C.RUN_ID, C.FOLD, C.MODEL, C.SLICE, C.MAIN_CATEGORY, C.CATEGORY),
         partitions=(C.RUN_ID,),
         owned_by=(C.RUN_ID,),
         made_by="evaluate",

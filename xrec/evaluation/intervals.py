@@ -49,13 +49,18 @@ def poisson_weights(user_idx: npt.NDArray[Any], num_replicates: int, seed: int) 
     return np.concatenate([np.ones((len(user_idx), 1)), weights_UB], axis=1)
 
 
-def summarise(judged: DataFrame, names: Sequence[tuple[str, int]], settings: Evaluation, seed: int) -> DataFrame:
+def summarise(
+    judged: DataFrame, names: Sequence[tuple[str, int]], settings: Evaluation, seed: int, *, num_compared: int
+) -> DataFrame:
     """One row a (fold, model, slice, user) to rows of ``metrics`` (without run_id): means, and differences to popularity.
 
     ``values`` holds a figure for each of ``names`` (metric, k), as from :func:`xrec.evaluation.metrics.judge_lists`.
 
-    Intervals are percentiles of the replicates. On one user they are as wide as the point: there is nothing to
-    resample. Without lists of popularity the differences are null; a mean over no user is not there.
+    Intervals are percentiles of the replicates. On one user they are as wide as the point: there is nothing to resample. Without
+    lists of popularity the differences are null; a mean over no user is not there.
+
+    Each interval holds for itself. The adjusted one of a difference holds for all ``num_compared`` models of a slice at once
+    (Bonferroni: the error that is allowed, divided by their number).
     """
     means = _replicate_means(judged, len(names), settings.num_bootstrap, seed)
     a_replicate = Window.partitionBy(C.FOLD, C.SLICE, _REPLICATE)
@@ -69,11 +74,15 @@ def summarise(judged: DataFrame, names: Sequence[tuple[str, int]], settings: Eva
     is_sample = F.col(_REPLICATE) == 0
     tail = (1 - settings.confidence) / 2
     columns = [F.max(F.when(is_sample, F.col(_SUM_WEIGHTS))).cast("bigint").alias(C.NUM_USERS)]
-    for name, low, high in ((C.VALUE, C.LOW, C.HIGH), (C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH)):
+    for name, low, high, at in (
+        (C.VALUE, C.LOW, C.HIGH, tail),
+        (C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH, tail),
+        (C.DIFFERENCE, C.ADJUSTED_LOW, C.ADJUSTED_HIGH, tail / max(num_compared, 1)),
+    ):
         replicates = F.when(~is_sample, F.col(name))
-        columns.append(F.max(F.when(is_sample, F.col(name))).alias(name))
-        columns.append(F.percentile(replicates, F.lit(tail)).alias(low))
-        columns.append(F.percentile(replicates, F.lit(1 - tail)).alias(high))
+        columns.append(F.percentile(replicates, F.lit(at)).alias(low))
+        columns.append(F.percentile(replicates, F.lit(1 - at)).alias(high))
+    columns += [F.max(F.when(is_sample, F.col(name))).alias(name) for name in (C.VALUE, C.DIFFERENCE)]
     return (
         figures.groupBy(*_LISTS, "position")
         .agg(*columns)
@@ -87,6 +96,8 @@ def summarise(judged: DataFrame, names: Sequence[tuple[str, int]], settings: Eva
             C.DIFFERENCE,
             C.DIFFERENCE_LOW,
             C.DIFFERENCE_HIGH,
+            C.ADJUSTED_LOW,
+            C.ADJUSTED_HIGH,
             C.NUM_USERS,
         )
     )

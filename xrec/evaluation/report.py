@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
@@ -16,22 +18,37 @@ from xrec.storage.shared import SharedFolder
 HEADLINE = "ndcg"
 
 
-def judge(
-    candidates: DataFrame,
-    targets: DataFrame,
-    items: DataFrame,
-    buyers: DataFrame,
-    user_categories: DataFrame,
-    fold: Fold,
-    settings: Evaluation,
-    folder: SharedFolder,
-    *,
-    seed: int,
-    run_id: str,
-) -> DataFrame:
-    """A fold's rows of these tables, and all of ``items``, to rows of ``metrics``, to be written while the ``folder`` lives.
+@dataclass(frozen=True, kw_only=True)
+class FoldRows:
+    """What a fold is judged by: its rows of the tables of these names, and all of ``items``."""
 
-    ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
+    fold: Fold
+    candidates: DataFrame
+    targets: DataFrame
+    items: DataFrame
+    user_categories: DataFrame
+    buyers: DataFrame
+    """(``item_idx``, ``num_buyers``) before as-of."""
+
+    def sources(self) -> list[str]:
+        """The sources that have candidates.
+
+        Raises
+        ------
+        ValueError
+            There are none.
+        """
+        sources = sources_of(self.candidates)
+        if not sources:
+            raise ValueError(
+                f"table 'candidates': found no row of fold '{self.fold.name}', expected the lists of at least one source; "
+                "run ./spark-submit.sh jobs/pipeline.py --only candidates with the same settings first"
+            )
+        return sources
+
+
+def judge(rows: FoldRows, settings: Evaluation, folder: SharedFolder, *, seed: int, run_id: str) -> DataFrame:
+    """A fold to rows of ``metrics``, to be written while the ``folder`` lives.
 
     A fold whose horizon has not passed has no targets: what its lists are like is known, their accuracy is not.
 
@@ -40,19 +57,16 @@ def judge(
     ValueError
         The fold has no candidates.
     """
-    sources = sources_of(candidates)
-    if not sources:
-        raise ValueError(
-            f"table 'candidates': found no row of fold '{fold.name}', expected the lists of at least one source; "
-            "run ./spark-submit.sh jobs/pipeline.py --only candidates with the same settings first"
-        )
-    ks, num_users = settings.ks, user_categories.select(C.USER_IDX).distinct().count()
-    facts = folder.share(facts_of(items, buyers, num_users=num_users))
-    described = describe_lists(candidates, user_categories, facts, ks=ks)
-    metrics = exposure_of(candidates, items, ks=ks).unionByName(summarise(described, beyond_names(ks), settings, seed))
+    sources, candidates, items, fold = rows.sources(), rows.candidates, rows.items, rows.fold
+    ks, num_users = settings.ks, rows.user_categories.select(C.USER_IDX).distinct().count()
+    facts = folder.share(facts_of(items, rows.buyers, num_users=num_users))
+    judged = [(describe_lists(candidates, rows.user_categories, facts, ks=ks), beyond_names(ks))]
     if fold.has_targets:
-        judged = judge_lists(candidates, targets, buyers, sources=sources, ks=ks)
-        metrics = metrics.unionByName(summarise(judged, metric_names(ks), settings, seed))
+        judged.append((judge_lists(candidates, rows.targets, rows.buyers, sources=sources, ks=ks), metric_names(ks)))
+    num_compared = len(set(sources) - {BASELINE})
+    metrics = exposure_of(candidates, items, ks=ks)
+    for users, names in judged:
+        metrics = metrics.unionByName(summarise(users, names, settings, seed, num_compared=num_compared))
     return metrics.withColumn(C.RUN_ID, F.lit(run_id))
 
 
@@ -89,4 +103,10 @@ def describe_figure(row: Row) -> str:
     if popularity <= 0:
         return f"{text} (popularity hits nothing)"
     mean, low, high = (100 * row[name] / popularity for name in (C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH))
-    return f"{text} {mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {BASELINE}"
+    verdict = "" if is_significant(row) else " (not significant)"
+    return f"{text} {mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {BASELINE}{verdict}"
+
+
+def is_significant(row: Row) -> bool:
+    """Whether a row of ``metrics`` differs from popularity, all models of its slice being compared."""
+    return bool(row[C.ADJUSTED_LOW] > 0 or row[C.ADJUSTED_HIGH] < 0)

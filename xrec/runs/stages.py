@@ -85,7 +85,7 @@ STAGES: tuple[StageInfo, ...] = (
         name="evaluate",
         does="judge every source",
         reads=("candidates", "targets", "items", "interactions", "user_categories"),
-        writes=("metrics",),
+        writes=("metrics", "category_flow"),
     ),
 )
 

@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 
 from xrec import columns as C
 from xrec.config import Settings
+from xrec.evaluation.report import is_significant
 from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
@@ -111,7 +112,7 @@ def _headline(head: Row | None) -> tuple[str, str]:
     if not base:
         return value, "popularity found none"
     low, mid, high = (100 * head[name] / base for name in (C.DIFFERENCE_LOW, C.DIFFERENCE, C.DIFFERENCE_HIGH))
-    verdict = "" if low > 0 or high < 0 else " (not significant)"
+    verdict = "" if is_significant(head) else " (not significant)"
     return value, f"{mid:+.1f} % [{low:+.1f}, {high:+.1f}]{verdict}"
 
 
