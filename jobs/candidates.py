@@ -19,7 +19,7 @@ def run(context: StageContext) -> Figures:
     with users_of_folds(tables, eligible, context.folds) as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)
-            tables.write("candidates", rows, fold=list(users), source=source)
+            tables.write("candidates", rows, fold=[fold.name for fold in users], source=source)
             context.say(f"{source}: done")
     return describe_candidates(tables.read("candidates", fold=context.main_fold.name), list(sources))
 

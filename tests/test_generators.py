@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from xrec.features.interactions import interactions_of, targets_of, user_categor
 from xrec.generators.als import AlsError, ratings_of, train_als
 from xrec.generators.factors import check_vectors, factor_candidates
 from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of, profiles_of
-from xrec.generators.popularity import popular_candidates
+from xrec.generators.popularity import popular_candidates, recent_candidates
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.topk import VectorError
 from xrec.storage.shared import SharedFolder
@@ -26,10 +27,10 @@ from xrec.storage.shared import SharedFolder
 pytestmark = pytest.mark.spark
 
 K = 20
-RANKING = Ranking(candidates_per_source=K, tile_users=64, tile_items=50)
+RANKING = Ranking(candidates_per_source=K, tile_users=64, tile_items=50, recent_days=40.0)
 ITEM_KNN = ItemKnn(num_neighbours=15, max_items_per_user=12, shrinkage=5.0)
 CATEGORIES = Categories()
-SOURCES = ("popularity", "item_knn", "als")
+SOURCES = ("popularity", "recent", "item_knn", "als")
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Staged:
     def candidates(self, source: str, ranking: Ranking = RANKING) -> list[Row]:
         if source == "popularity":
             rows = popular_candidates(self.users, self.eligible, self.interactions, ranking, self.folder)
+        elif source == "recent":
+            rows = recent_candidates(self.users, self.eligible, self.interactions, self.fold, ranking, self.folder)
         elif source == "item_knn":
             rows = knn_candidates(self.users, self.eligible, self.interactions, ITEM_KNN, ranking, self.folder)
         else:
@@ -140,10 +143,12 @@ def facts(staged: Staged) -> dict[str, dict]:
             if row[scope]:
                 of_user[row["user_idx"]].add(row["category"])
     items = {row["item_idx"]: row for row in staged.items.collect()}
-    buyers = defaultdict(int)
+    buyers, recent = defaultdict(int), defaultdict(int)
+    since = (staged.fold.as_of - timedelta(days=40)).timestamp()
     for row in staged.interactions.collect():
         buyers[row["item_idx"]] += row["counting"]
-    return {"had": had, "excluded": excluded, "items": items, "buyers": buyers}
+        recent[row["item_idx"]] += row["counting"] and row["last_ts"].timestamp() >= since
+    return {"had": had, "excluded": excluded, "items": items, "popularity": buyers, "recent": recent}
 
 
 def allowed(facts: dict[str, dict], scope: str, user: int) -> list[int]:
@@ -176,13 +181,16 @@ def test_no_list_holds_what_is_forbidden(source: str, candidates: dict[str, list
         assert order == sorted(order)
 
 
-def test_popularity_is_the_number_of_buyers(candidates: dict[str, list[Row]], facts: dict[str, dict]) -> None:
+@pytest.mark.parametrize("source", ["popularity", "recent"])
+def test_popularity_is_the_number_of_buyers(
+    source: str, candidates: dict[str, list[Row]], facts: dict[str, dict]
+) -> None:
     found = defaultdict(list)
-    for row in candidates["popularity"]:
+    for row in candidates[source]:
         found[row["scope"], row["user_idx"]].append((row["item_idx"], row["score"]))
     for user in facts["had"]:
         for scope in ("touched", "home"):
-            assert found[scope, user] == naive_top(facts["buyers"], allowed(facts, scope, user))
+            assert found[scope, user] == naive_top(facts[source], allowed(facts, scope, user))
 
 
 def test_item_knn_equals_a_dense_version(

@@ -471,13 +471,15 @@ class Ranking(_Frozen):
     """Length of a list."""
     candidates_per_source: Count = 100
     """Candidates that each source proposes a user."""
-    sources: tuple[Literal["popularity", "als", "gru", "transformer"], ...] = (
+    sources: tuple[Literal["popularity", "recent", "item_knn", "als", "gru", "transformer"], ...] = (
         "popularity",
         "als",
         "gru",
         "transformer",
     )
     """Sources that are blended."""
+    recent_days: Positive = 28.0
+    """Days before as-of whose buyers the source `recent` counts."""
     fusion_constant: Positive = 20.0
     """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
     weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"

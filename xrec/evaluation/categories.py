@@ -9,29 +9,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.metrics import SLICES
+from xrec.evaluation.metrics import wanted_of
 from xrec.evaluation.report import FoldRows
 
 
 def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
     """A fold to rows of ``category_flow``: its lists up to rank k."""
     candidates, targets, items, user_categories = rows.candidates, rows.targets, rows.items, rows.user_categories
-    keys = [C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, C.ITEM_IDX]
-    shown = candidates.where(F.col(C.RANK) <= k).select(
-        C.FOLD, F.col(C.SOURCE).alias(C.MODEL), F.col(C.SCOPE).alias(C.SLICE), C.USER_IDX, C.ITEM_IDX,
-        F.lit(True).alias("is_shown"),
-    )  # fmt: skip
-    flags = F.array(*[F.when(F.col(flag), F.lit(scope)) for scope, flag in SLICES.items()])
-    models = F.explode(F.array(*[F.lit(source) for source in rows.sources()])).alias(C.MODEL)
-    of_slices = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.explode(F.array_compact(flags)).alias(C.SLICE))
-    wanted = of_slices.select("*", models, F.lit(True).alias("is_target")).select(*keys, "is_target")
+    keys = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
+    shown = candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
+    wanted = wanted_of(targets, rows.sources()).select(*keys, F.lit(True).alias("is_target"))
     heaviest = F.min(F.struct(-F.col(C.WEIGHT), F.col(C.CATEGORY).alias(C.MAIN_CATEGORY)))
     mains = user_categories.groupBy(C.USER_IDX).agg(heaviest[C.MAIN_CATEGORY].alias(C.MAIN_CATEGORY))
     return (
         shown.join(wanted, keys, how="full")
         .join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
         .join(mains, C.USER_IDX, how="inner")
-        .groupBy(C.FOLD, C.MODEL, C.SLICE, C.MAIN_CATEGORY, C.CATEGORY)
+        .groupBy(C.FOLD, F.col(C.SOURCE).alias(C.MODEL), F.col(C.SCOPE).alias(C.SLICE), C.MAIN_CATEGORY, C.CATEGORY)
         .agg(
             F.lit(run_id).alias(C.RUN_ID),
             F.lit(k).alias(C.K),

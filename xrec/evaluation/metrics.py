@@ -68,12 +68,8 @@ def judge_lists(
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
     one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
-    # A target is judged once for each slice that it belongs to, and for each source.
-    flags = F.array(*[F.when(F.col(flag), F.lit(scope)) for scope, flag in SLICES.items()])
-    expected = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.explode(F.array_compact(flags)).alias(C.SCOPE))
     weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
-    weighed = expected.join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
-    asked = weighed.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
+    asked = wanted_of(targets, sources).join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
     on = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
     lists = candidates.where(F.col(C.RANK) <= max(ks)).select(C.SOURCE, *on, C.RANK)
     popular = lists.where(F.col(C.SOURCE) == C.POPULARITY).select(*on, F.col(C.RANK).alias(_POPULAR_RANK))
@@ -96,6 +92,13 @@ def judge_lists(
             F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
         )
     )
+
+
+def wanted_of(targets: DataFrame, sources: Sequence[str]) -> DataFrame:
+    """Rows of ``targets`` to (fold, source, scope, user_idx, item_idx): each once for every source and slice that judges it."""
+    slices = F.array_compact(F.array(*[F.when(F.col(flag), F.lit(scope)) for scope, flag in SLICES.items()]))
+    of_slices = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.explode(slices).alias(C.SCOPE))
+    return of_slices.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
 
 
 def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:

@@ -1,20 +1,24 @@
-"""Popularity: the items with the most buyers.
+"""Popularity: the items with the most buyers, of all time or of the last days.
 
-The baseline that a recommender has to beat, and the fallback of users whom no model knows.
+That of all time is the baseline that a recommender has to beat, and the fallback of users whom no model knows. Recent
+popularity follows the season, and is the harder one to beat in some months.
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Ranking
+from xrec.evaluation.folds import Fold
 from xrec.features.buyers import num_buyers_of
 from xrec.ranking.topk import item_rows, top_k
 from xrec.storage.shared import SharedFolder
 
-SOURCE = C.POPULARITY
+SOURCE, RECENT = C.POPULARITY, C.RECENT
 
 
 def popular_candidates(
@@ -30,3 +34,11 @@ def popular_candidates(
     items = folder.share(item_rows(eligible, buyers))
     ones = users.withColumn(C.VECTOR, F.array(F.lit(1.0).cast("float")))
     return top_k(ones, items, ranking, k=ranking.candidates_per_source)
+
+
+def recent_candidates(
+    users: DataFrame, eligible: DataFrame, interactions: DataFrame, fold: Fold, ranking: Ranking, folder: SharedFolder
+) -> DataFrame:
+    """As :func:`popular_candidates`, of those who had the item within ``ranking.recent_days`` before the fold's as-of."""
+    since = fold.as_of - timedelta(days=ranking.recent_days)
+    return popular_candidates(users, eligible, interactions.where(F.col(C.LAST_TS) >= F.lit(since)), ranking, folder)

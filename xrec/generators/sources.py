@@ -24,10 +24,10 @@ SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
 
 
 @contextmanager
-def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -> Iterator[dict[str, DataFrame]]:
+def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -> Iterator[dict[Fold, DataFrame]]:
     """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks."""
     users = {
-        fold.name: users_of(
+        fold: users_of(
             tables.read("interactions", fold=fold.name), tables.read("user_categories", fold=fold.name), eligible
         ).persist(StorageLevel.DISK_ONLY)
         for fold in folds
@@ -42,7 +42,7 @@ def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -
 def candidates_of(
     source: str,
     tables: Tables,
-    users: Mapping[str, DataFrame],
+    users: Mapping[Fold, DataFrame],
     eligible: DataFrame,
     settings: Settings,
     folder: SharedFolder,
@@ -53,7 +53,7 @@ def candidates_of(
     """
     rows = [
         _of_fold(source, tables, users[fold], eligible, fold, settings, folder).select(
-            F.lit(fold).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
+            F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
         )
         for fold in users
     ]
@@ -65,17 +65,20 @@ def _of_fold(
     tables: Tables,
     users: DataFrame,
     eligible: DataFrame,
-    fold: str,
+    fold: Fold,
     settings: Settings,
     folder: SharedFolder,
 ) -> DataFrame:
+    ranking = settings.ranking
+    interactions = tables.read("interactions", fold=fold.name)
     if source == popularity.SOURCE:
-        interactions = tables.read("interactions", fold=fold)
-        return popularity.popular_candidates(users, eligible, interactions, settings.ranking, folder)
+        return popularity.popular_candidates(users, eligible, interactions, ranking, folder)
+    if source == popularity.RECENT:
+        return popularity.recent_candidates(users, eligible, interactions, fold, ranking, folder)
     if source == item_knn.SOURCE:
-        interactions = tables.read("interactions", fold=fold)
-        return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, settings.ranking, folder)
-    return factor_candidates(users, eligible, tables.read("vectors"), settings.ranking, folder, model=source, fold=fold)
+        return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, ranking, folder)
+    vectors = tables.read("vectors")
+    return factor_candidates(users, eligible, vectors, ranking, folder, model=source, fold=fold.name)
 
 
 def describe_candidates(candidates: DataFrame, sources: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A reason per recommendation: one plain sentence or two, made of what is known to be true.
 
-It says what is new about the category, and why the item: its customers where popularity contributed most, the user's own
-heaviest home categories where a model of behaviour did.
+It says what is new about the category, and why the item: its customers where popularity, of all time or lately, contributed
+most, the user's own heaviest home categories where a model of behaviour did.
 """
 
 from __future__ import annotations
@@ -57,4 +57,5 @@ def _why() -> Column:
     alike = F.concat(F.lit("Chosen by customers whose history resembles yours"), above_all, F.lit("."))
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
     by_source = F.when(F.col(C.SOURCE) == C.POPULARITY, F.concat(F.lit("Popular: "), chose))
+    by_source = by_source.when(F.col(C.SOURCE) == C.RECENT, F.lit("Many customers chose it lately."))
     return by_source.when(F.col(C.SOURCE).isin(*_SEQUENCE_SOURCES), follows).otherwise(alike)
