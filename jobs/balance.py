@@ -12,7 +12,7 @@ from xrec import columns as C
 from xrec.evaluation.folds import history_of
 from xrec.features.balance import balance_events, balance_report, describe_balance
 from xrec.features.interactions import weigh
-from xrec.features.outliers import winsorise
+from xrec.features.outliers import require_limits, winsorise
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -23,7 +23,8 @@ def run(context: StageContext) -> Figures:
     names = [fold.name for fold in folds]
     balanced = []
     for fold in folds:
-        history = winsorise(history_of(events, fold), tables.read("value_limits", fold=fold.name))
+        limits = require_limits(tables.read("value_limits", fold=fold.name), fold)
+        history = winsorise(history_of(events, fold), limits)
         weighted = weigh(history, fold, settings.weights)
         balanced.append(balance_events(weighted, settings.balance, fold, settings.seed))
     tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=names)

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from xrec.config import Categories, Outliers, Weights
 from xrec.evaluation.folds import Fold
 from xrec.features.interactions import interactions_of, weigh
-from xrec.features.outliers import value_limits_of, winsorise
+from xrec.features.outliers import require_limits, value_limits_of, winsorise
 
 pytestmark = pytest.mark.spark
 
@@ -94,3 +94,10 @@ def test_features_take_the_values_drawn_in(spark: SparkSession) -> None:
     assert (had[0]["units"], had[0]["spend"], had[0]["num_outliers"], had[0]["weight"]) == (4.0, 3.0, 0, 1.0)
     assert (had[30]["units"], had[30]["num_outliers"]) == (high, 1)
     assert (had[31]["units"], had[31]["spend"]) == (None, 3.0)
+
+
+def test_a_fold_without_limits_says_what_to_run(spark: SparkSession) -> None:
+    events = frame(spark, [(0, "a", 1.0, 3.0)])
+    none = value_limits_of(events, FOLD, OUTLIERS).limit(0)
+    with pytest.raises(ValueError, match=r"found no row of fold 'test-2024-03-01'.* --only fold"):
+        require_limits(none, FOLD)

@@ -38,6 +38,16 @@ def value_limits_of(history: DataFrame, fold: Fold, outliers: Outliers) -> DataF
     return joined.select(F.lit(fold.name).alias(C.FOLD), C.ITEM_IDX, *nearest)
 
 
+def require_limits(value_limits: DataFrame, fold: Fold) -> DataFrame:
+    """The fold's rows of ``value_limits``; raises ValueError where there are none, because the stage fold has not run for it."""
+    if value_limits.isEmpty():
+        raise ValueError(
+            f"table 'value_limits': found no row of fold '{fold.name}', expected one for each item of its history; run "
+            "./spark-submit.sh jobs/pipeline.py --only fold with the same settings first"
+        )
+    return value_limits
+
+
 def winsorise(history: DataFrame, value_limits: DataFrame) -> DataFrame:
     """History events with ``quantity`` and ``price`` within their item's limits, and ``is_outlier`` where one was not."""
     names = [limit for limits in LIMITS.values() for limit in limits]
