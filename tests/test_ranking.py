@@ -209,6 +209,7 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
     had = [(FOLD, 0, 0, 5.0, 5, times[0], True), (FOLD, 0, 2, 1.0, 1, times[0], True)]
     had += [(FOLD, 1, 5, 5.0, 5, times[0], True), (FOLD, 1, 1, 1.0, 1, times[0], True)]
     had += [(FOLD, user, 4, 1.0, 1, times[0], True) for user in range(2, 1236)]
+    had = [(*row, None, None, 0) for row in had]  # neither quantities nor prices are known
     tables.write("interactions", frame("interactions", had), fold=FOLD)
     targets = frame("targets", [(FOLD, 0, 4, "lamps", True, True)])
     tables.write("targets", targets, fold=FOLD)

@@ -29,8 +29,8 @@ def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
         .agg(
             F.lit(run_id).alias(C.RUN_ID),
             F.lit(k).alias(C.K),
-            F.count("is_shown").alias("num_shown"),
-            F.count("is_target").alias("num_targets"),
-            F.count_if(F.col("is_shown") & F.col("is_target")).alias("num_hits"),
+            F.count("is_shown").alias(C.NUM_SHOWN),
+            F.count("is_target").alias(C.NUM_TARGETS),
+            F.count_if(F.col("is_shown") & F.col("is_target")).alias(C.NUM_HITS),
         )
     )

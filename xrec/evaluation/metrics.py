@@ -43,7 +43,6 @@ ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipit
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-NUM_TARGETS = "num_targets"
 _HITS, _POPULAR_RANK, _EXPOSURE = "hits", "popular_rank", "num_lists"
 _DEBIASING = -1.5
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
@@ -76,7 +75,7 @@ def judge_lists(
     found = asked.join(lists, [C.SOURCE, *on], how="left").join(popular, on, how="left")
     hit = F.when(F.col(C.RANK).isNotNull(), F.struct(C.RANK, C.WEIGHT, _POPULAR_RANK))
     sums = [
-        F.count("*").alias(NUM_TARGETS),
+        F.count("*").alias(C.NUM_TARGETS),
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.sort_array(F.collect_list(hit)).alias(_HITS),
     ]
@@ -88,7 +87,7 @@ def judge_lists(
             F.col(C.SOURCE).alias(C.MODEL),
             F.col(C.SCOPE).alias(C.SLICE),
             C.USER_IDX,
-            NUM_TARGETS,
+            C.NUM_TARGETS,
             F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
         )
     )
@@ -153,7 +152,7 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
 def _metric(metric: str, k: int) -> Column:
     """A metric at k from the user's hits by rank, the number of his targets and the sum of their weights, as a double."""
     hits = F.filter(_HITS, lambda hit: hit[C.RANK] <= k)
-    num_hits, num_targets, length = F.size(hits).cast("double"), F.col(NUM_TARGETS), F.lit(float(k))
+    num_hits, num_targets, length = F.size(hits).cast("double"), F.col(C.NUM_TARGETS), F.lit(float(k))
     # The ideal of n targets, n from 1 to k, as literals.
     ideals = [sum(1 / math.log2(rank + 1) for rank in range(1, n + 1)) for n in range(1, k + 1)]
     best = F.least(num_targets, F.lit(k)).cast("int")
