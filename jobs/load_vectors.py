@@ -13,11 +13,13 @@ from xrec.runs.stage import Figures, StageContext, main
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``vectors`` of both sequence models for all folds."""
-    folds = [fold.name for fold in context.folds]
-    staged = [find_staged(context.settings, fold, model) for model in MODELS for fold in folds]
+    """Write ``vectors`` of the sequence models among ``ranking.sources`` for all folds."""
+    folds, models = [fold.name for fold in context.folds], [m for m in MODELS if m in context.settings.ranking.sources]
+    if not models:
+        return {"models": "none: ranking.sources names no sequence model"}
+    staged = [find_staged(context.settings, fold, model) for model in models for fold in folds]
     vectors = [read_vectors(context.spark, folder, manifest) for folder, manifest in staged]
-    context.tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=folds, model=MODELS)
+    context.tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=folds, model=models)
     return {
         f"{manifest.model} {manifest.fold}": f"{manifest.users:,} users, {manifest.items:,} items, dim {manifest.dim}"
         for _, manifest in staged
