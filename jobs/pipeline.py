@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_error():
         settings = load_settings(arguments.config, arguments.overrides)
-        chosen = select_stages(arguments.first, arguments.last, arguments.only)
+        chosen = select_stages(arguments.first, arguments.last, arguments.only, settings.ranking.sources)
         spark, console, run_id = build_session("xrec pipeline"), build_console(), new_run_id(settings)
         print_plan(console, Tables(spark, settings.storage), chosen, settings)
         if arguments.dry_run:

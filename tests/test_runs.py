@@ -5,6 +5,7 @@ from __future__ import annotations
 from py4j.protocol import Py4JError
 
 from xrec.runs.stage import describe_error
+from xrec.runs.stages import STAGE_NAMES, select_stages
 
 _TASK = "An error occurred while calling o1.save.\n: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while "
 
@@ -34,3 +35,14 @@ def test_what_a_task_raised_is_said_without_its_traceback() -> None:
     assert describe_error(Py4JError(f"{_TASK}writing\n\tat a\nCaused by: org.PythonException: {trace}\n\tat z")) == (
         "s3://b/x: mend it"
     )
+
+
+def test_a_model_that_nobody_blends_is_not_trained() -> None:
+    def names(*sources: str, only: tuple[str, ...] = ()) -> list[str]:
+        return [stage.name for stage in select_stages(None, None, only, sources)]
+
+    assert names("popularity", "als", "gru", "transformer") == list(STAGE_NAMES)
+    trains = {"train_als", "export_sequences", "train_gru", "train_transformer", "load_vectors"}
+    assert names("popularity", "recent") == [name for name in STAGE_NAMES if name not in trains]
+    assert set(names("als", "gru")) & trains == trains - {"train_transformer"}
+    assert names("popularity", only=("train_gru",)) == ["train_gru"], "who asks for it gets it"

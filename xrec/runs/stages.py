@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+_SEQUENCE_MODELS = ("gru", "transformer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,8 @@ class StageInfo:
     writes: tuple[str, ...]
     own_application: bool = False
     """Trains with Horovod, so it is a Spark application of its own whose tasks are never retried (design, decision 7)."""
+    serves: tuple[str, ...] = ()
+    """The sources that it is there for: it is left out where ``ranking.sources`` names none of them. Empty: for all."""
 
 
 STAGES: tuple[StageInfo, ...] = (
@@ -45,15 +50,21 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("judged_events", "items", "users", "value_limits"),
         writes=("training_events", "balance_report"),
     ),
-    StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",)),
+    StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",), serves=("als",)),
     StageInfo(
         name="export_sequences",
         does="export windows for torch",
         reads=("training_events",),
         writes=("vocabulary", "sequences"),
+        serves=_SEQUENCE_MODELS,
     ),
     StageInfo(
-        name="train_gru", does="train the GRU", reads=("vocabulary", "sequences"), writes=(), own_application=True
+        name="train_gru",
+        does="train the GRU",
+        reads=("vocabulary", "sequences"),
+        writes=(),
+        own_application=True,
+        serves=("gru",),
     ),
     StageInfo(
         name="train_transformer",
@@ -61,8 +72,11 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("vocabulary", "sequences"),
         writes=(),
         own_application=True,
+        serves=("transformer",),
     ),
-    StageInfo(name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",)),
+    StageInfo(
+        name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",), serves=_SEQUENCE_MODELS
+    ),
     StageInfo(
         name="candidates",
         does="exact top K of every source",
@@ -92,8 +106,10 @@ STAGES: tuple[StageInfo, ...] = (
 STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
 
 
-def select_stages(first: str | None, last: str | None, only: list[str]) -> list[StageInfo]:
+def select_stages(first: str | None, last: str | None, only: Sequence[str], sources: Sequence[str]) -> list[StageInfo]:
     """The stages from ``first`` until ``last`` (both included), or those in ``only``, in the order in which they run.
+
+    Without ``only``, those that are there for other ``sources`` than these are left out.
 
     Raises
     ------
@@ -110,4 +126,6 @@ def select_stages(first: str | None, last: str | None, only: list[str]) -> list[
         raise ValueError(
             f"--from {first} --until {last}: {first} runs after {last}; the order is {', '.join(STAGE_NAMES)}"
         )
-    return list(STAGES[start : stop + 1])
+    return [
+        stage for stage in STAGES[start : stop + 1] if not stage.serves or not set(stage.serves).isdisjoint(sources)
+    ]
