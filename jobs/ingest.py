@@ -34,9 +34,9 @@ def run(context: StageContext) -> Figures:
     if opt_outs is not None:
         tables.write("opt_outs", opt_outs)
     if attributes is not None:
-        tables.write("user_attributes", attributes)
+        tables.write("user_attributes", attributes[0])
     ours = {KEY_FIGURE: fingerprint(key), LAYOUTS: json.dumps(loaded.layouts)}
-    known = {} if attributes is None else describe_attributes(tables.read("user_attributes"))
+    known = {} if attributes is None else describe_attributes(tables.read("user_attributes"), attributes[1])
     return {**loaded.figures(), **describe_catalogue(tables.read("catalogue"), loaded.num_left_out), **known, **ours}
 
 

@@ -58,8 +58,9 @@ def settings_of(folder: Path, lines: list[str], **users: Any) -> Settings:
 
 
 def load(spark: SparkSession, settings: Settings, key: bytes | None = None) -> dict[str, dict[str, str]]:
-    attributes = load_attributes(spark, settings, key)
-    assert attributes is not None
+    loaded = load_attributes(spark, settings, key)
+    assert loaded is not None
+    attributes, _ = loaded
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in attributes.collect():
         found[row["attribute"]][row["user_id"]] = row["value"]
@@ -84,15 +85,20 @@ def test_values_of_few_users_are_other(spark: SparkSession, tmp_path: Path) -> N
     tiers = load(spark, settings)["tier"]
     assert (tiers["u08"], tiers["u09"]) == ("other", "other")
     assert sorted(set(tiers.values())) == ["gold", "other", "silver"]
-    attributes = load_attributes(spark, settings, None)
-    assert attributes is not None
-    shown = describe_attributes(attributes)
+    loaded = load_attributes(spark, settings, None)
+    assert loaded is not None
+    shown = describe_attributes(*loaded)
+    assert "users_rows_left_out" not in shown
     assert shown["users_tier"] == "9 users, 3 values, other for 2"
 
 
 def test_users_whose_lines_differ_have_no_value(spark: SparkSession, tmp_path: Path) -> None:
     lines = ["u1,30,01,gold", "u1,31,02,gold", "u2,30,02,gold", "u3,30,02,gold", ",30,02,gold", "u4,30"]
-    found = load(spark, settings_of(tmp_path, lines))
+    settings = settings_of(tmp_path, lines)
+    found = load(spark, settings)
+    loaded = load_attributes(spark, settings, None)
+    assert loaded is not None
+    assert describe_attributes(*loaded)["users_rows_left_out"] == "2 (malformed, or without a user)"
     assert found["age"] == dict.fromkeys(("u1", "u2", "u3"), "25 to below 45"), "two ages of one band are no difference"
     assert found["region"] == dict.fromkeys(("u2", "u3"), "02")
     assert found["tier"] == dict.fromkeys(("u1", "u2", "u3"), "gold")
@@ -104,9 +110,9 @@ def test_users_are_pseudonyms_where_the_events_have_them(spark: SparkSession, tm
 
 
 def test_users_of_platforms_are_told_apart(spark: SparkSession, tmp_path: Path) -> None:
-    attributes = load_attributes(spark, settings_of(tmp_path, PEOPLE, platform="tier", min_users=1), None)
-    assert attributes is not None
-    assert {row["platform"] for row in attributes.collect()} == {"gold", "silver", "platinum", "secret one"}
+    loaded = load_attributes(spark, settings_of(tmp_path, PEOPLE, platform="tier", min_users=1), None)
+    assert loaded is not None
+    assert {row["platform"] for row in loaded[0].collect()} == {"gold", "silver", "platinum", "secret one"}
 
 
 def test_a_missing_column_names_its_key(spark: SparkSession, tmp_path: Path) -> None:

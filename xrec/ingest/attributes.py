@@ -25,12 +25,12 @@ _KEY = "users.file"
 _NUM_USERS = "num_users"
 
 
-def load_attributes(spark: SparkSession, settings: Settings, key: bytes | None) -> DataFrame | None:
-    """The file that ``users`` names as rows of ``user_attributes``, users as pseudonyms where a ``key`` is given.
+def load_attributes(spark: SparkSession, settings: Settings, key: bytes | None) -> tuple[DataFrame, int] | None:
+    """The file that ``users`` names as rows of ``user_attributes``, and the rows left out: malformed, or without a user.
 
-    None where no file is named. A user has no value of an attribute where the file gives none, one that is no number though
-    bands are wanted, or several that differ; values of fewer than ``min_users`` users, taken together, are ``other``, and
-    where even these are too few they are left out.
+    None where no file is named. Users are pseudonyms where a ``key`` is given. A user has no value of an attribute where the
+    file gives none, one that is no number though bands are wanted, or several that differ; values of fewer than ``min_users``
+    users, taken together, are ``other``, and where even these are too few they are left out.
 
     Raises
     ------
@@ -44,9 +44,9 @@ def load_attributes(spark: SparkSession, settings: Settings, key: bytes | None) 
     wanted = {"users.user_id": users.user_id} | ({"users.platform": users.platform} if users.platform else {})
     wanted |= {f"users.attributes.{name}.column": attribute.column for name, attribute in users.attributes.items()}
     require_columns(raw, wanted, users.file)
-    count_rows(raw, users.file, key=_KEY)
     platform = F.lit("") if users.platform is None else F.coalesce(text_of(users.platform), F.lit(""))
     rows = raw.where(F.col(C.MALFORMED).isNull() & text_of(users.user_id).isNotNull())
+    num_left_out = count_rows(raw, users.file, key=_KEY) - count_rows(rows, users.file, key=_KEY, least=0)
     owner = [platform.alias(C.PLATFORM), hidden(text_of(users.user_id), key).alias(C.USER_ID)]
     values = [
         rows.select(*owner, F.lit(name).alias(C.ATTRIBUTE), coarse(attribute).alias(C.VALUE))
@@ -56,7 +56,7 @@ def load_attributes(spark: SparkSession, settings: Settings, key: bytes | None) 
     agreed = known.groupBy(C.PLATFORM, C.USER_ID, C.ATTRIBUTE).agg(
         F.max(C.VALUE).alias(C.VALUE), F.min(C.VALUE).alias("least")
     )
-    return _shared(agreed.where(F.col(C.VALUE) == F.col("least")).drop("least"), users.min_users)
+    return _shared(agreed.where(F.col(C.VALUE) == F.col("least")).drop("least"), users.min_users), num_left_out
 
 
 def coarse(attribute: Attribute) -> Column:
@@ -86,14 +86,15 @@ def _with_num_users(rows: DataFrame) -> DataFrame:
     return rows.join(counts, [C.ATTRIBUTE, C.VALUE], how="inner")
 
 
-def describe_attributes(attributes: DataFrame) -> dict[str, str]:
-    """Each attribute's values and the users who have one, for the summary."""
+def describe_attributes(attributes: DataFrame, num_left_out: int) -> dict[str, str]:
+    """Each attribute's values and the users who have one, and the file's rows left out, for the summary."""
     found = attributes.groupBy(C.ATTRIBUTE).agg(
         F.count("*").alias(_NUM_USERS),
         F.countDistinct(C.VALUE).alias("num_values"),
         F.count_if(F.col(C.VALUE) == OTHER).alias(OTHER),
     )
-    return {
+    left_out = {"users_rows_left_out": f"{num_left_out:,} (malformed, or without a user)"} if num_left_out else {}
+    return left_out | {
         f"users_{row[C.ATTRIBUTE]}": f"{row[_NUM_USERS]:,} users, {row['num_values']:,} values, {OTHER} for {row[OTHER]:,}"
         for row in found.orderBy(C.ATTRIBUTE).collect()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SEQUENCE_MODELS = ("gru", "transformer")
+from xrec.features.sequence_files import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ STAGES: tuple[StageInfo, ...] = (
         does="export windows for torch",
         reads=("training_events",),
         writes=("vocabulary", "sequences"),
-        serves=_SEQUENCE_MODELS,
+        serves=MODELS,
     ),
     StageInfo(
         name="train_gru",
@@ -74,9 +74,7 @@ STAGES: tuple[StageInfo, ...] = (
         own_application=True,
         serves=("transformer",),
     ),
-    StageInfo(
-        name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",), serves=_SEQUENCE_MODELS
-    ),
+    StageInfo(name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",), serves=MODELS),
     StageInfo(
         name="candidates",
         does="exact top K of every source",
