@@ -479,7 +479,7 @@ class Ranking(_Frozen):
     )
     """Sources that are blended."""
     recent_days: Positive = 28.0
-    """Days before as-of whose buyers the source `recent` counts."""
+    """Days before as-of whose buyers the source `recent` counts; on a log without a clock (time.unit order) it means nothing."""
     fusion_constant: Positive = 20.0
     """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
     weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"
