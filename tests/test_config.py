@@ -140,7 +140,7 @@ def all_reads(cache: set[tuple[str, str]] = set()) -> set[tuple[str, str]]:  # n
     if not cache:
         for folder in ("xrec", "jobs"):
             for file in (ROOT / folder).rglob("*.py"):
-                cache |= reads_of(file.read_text(), is_config=file == ROOT / "xrec" / "config.py")
+                cache |= reads_of(file.read_text(), is_config=file.parent == ROOT / "xrec" / "config")
     return cache
 
 

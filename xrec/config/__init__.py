@@ -1,0 +1,68 @@
+"""Typed, frozen settings from YAML files and ``--set key=value``.
+
+Every key is a field of one of the sections, with its type, default, unit and bounds; an unknown key or a bad value is a
+:class:`SettingsError` that names the key. OmegaConf reads and merges, pydantic checks.
+"""
+
+from xrec.config.base import SettingsError
+from xrec.config.inputs import (
+    Attribute,
+    Catalogue,
+    File,
+    Identity,
+    Log,
+    LogColumns,
+    OptOuts,
+    Privacy,
+    Storage,
+    TimeFormat,
+    Users,
+)
+from xrec.config.learning import (
+    Als,
+    Balance,
+    Categories,
+    Evaluation,
+    Folds,
+    ItemKnn,
+    LogRules,
+    Outliers,
+    Persons,
+    Ranking,
+    Sequence,
+    Weights,
+)
+from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
+from xrec.config.settings import Settings
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "Als",
+    "Attribute",
+    "Balance",
+    "Catalogue",
+    "Categories",
+    "Evaluation",
+    "File",
+    "Folds",
+    "Identity",
+    "ItemKnn",
+    "Log",
+    "LogColumns",
+    "LogRules",
+    "OptOuts",
+    "Outliers",
+    "Persons",
+    "Privacy",
+    "Ranking",
+    "Sequence",
+    "Settings",
+    "SettingsError",
+    "Storage",
+    "TimeFormat",
+    "Users",
+    "Weights",
+    "add_arguments",
+    "describe",
+    "load_settings",
+]

@@ -1,0 +1,244 @@
+"""Settings of what is learned and judged: categories, folds, weights, rules, models, ranking, evaluation."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.base import Count, Frozen, Positive, Share
+
+
+class Categories(Frozen):
+    """What a category is and when a user has it."""
+
+    level: Count = 1
+    """Level of the category path that counts as the category, 1 at the root; a shorter path counts with its last node."""
+    non_merchandise: tuple[str, ...] = ()
+    """Categories that count as touched and are never recommended."""
+    counting_events: tuple[str, ...] = ("purchase",)
+    """Actions that touch a category and make a target."""
+    look_back_days: Positive | None = None
+    """Days before as-of within which an event touches; default: all time."""
+    home_coverage: Share = 0.8
+    """Share of a user's weight that the home categories cover."""
+
+
+class Folds(Frozen):
+    """What is learned from and what is judged by."""
+
+    kind: Literal["time", "last_out"] = "time"
+    """time: events before as_of are history; last_out: each user's last event is the target (for benchmark parity)."""
+    purpose: Literal["test", "serve"] = "test"
+    """test: a backtest, judged by its horizon; serve: the lists that go out, judged later."""
+    as_of: str = "latest"
+    """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event."""
+    horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
+    """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
+    num_select: Annotated[int, Field(ge=0, le=12)] = 1
+    """Older folds, one horizon apart, that choose the blend's weights."""
+
+
+class Weights(Frozen):
+    """How much an event says."""
+
+    event_types: dict[str, Positive] = {"purchase": 1.0}
+    """Weight of each action; an action that is not listed is rejected as unknown."""
+    half_life_days: Positive | None = None
+    """Days after which an event weighs half, measured back from as-of; default: no decay."""
+    quantity_power: Share = 0.0
+    """The weight is multiplied by the quantity, outliers drawn in, to this power; 0: off, and so is an unknown quantity."""
+
+
+class Outliers(Frozen):
+    """Quantities and prices far from the others of their item: features take the nearest limit, the events stay as they are."""
+
+    fence: Positive = 3.0
+    """How far beyond the quartiles of the logarithms a limit lies, in their distance (Tukey 1977: 3)."""
+    least_ratio: Annotated[float, Field(gt=1)] = 2.0
+    """Ratio of the quartiles that is assumed at least: where most buy one, two are no outlier."""
+    min_events: Count = 20
+    """Values that an item needs for limits of its own; below, its category's hold, and where that has fewer, none."""
+
+
+class LogRules(Frozen):
+    """What only the whole log can decide; rules that need a clock are off where log.time.unit is order."""
+
+    repeat_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """The same action again within so many seconds is a repeat (double click, retry); 0: off."""
+    return_days: Annotated[float, Field(ge=0)] = 90.0
+    """Days within which a return takes back a purchase of the same user and item."""
+    session_gap_minutes: Positive = 30.0
+    """Minutes without an event that end a session."""
+
+
+class Persons(Frozen):
+    """Signs, each of one day (UTC), of a user who is no shopper; his events are kept and nothing is learned from them."""
+
+    max_events_a_day: Count = 1000
+    """Events."""
+    max_items_a_day: Count = 500
+    """Distinct items."""
+    max_hours_a_day: Count = 20
+    """Distinct hours with an event."""
+    min_gaps: Count = 100
+    """Pauses within visits that a day needs before their rhythm is judged."""
+    min_gap_variation: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation over mean of these pauses below which they are a machine's; 0: off."""
+
+
+class Balance(Frozen):
+    """Balancing of the training rows."""
+
+    alpha: Share = 1.0
+    """A category's share is proportional to its count to this power; 1 is off."""
+    user_alpha: Share = 1.0
+    """A user's share is proportional to his number of rows to this power; 1 is off, 0 gives all users the same."""
+    min_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows that a category of the long tail counts as at least, within max_repeat; 0 is off."""
+    max_repeat: Annotated[float, Field(ge=1)] = 5.0
+    """Largest factor by which a row may be repeated or up-weighted."""
+
+
+class Als(Frozen):
+    """MLlib's implicit ALS (Hu, Koren, Volinsky 2008); confidence = 1 + alpha * weight."""
+
+    rank: Count = 32
+    """Length of the vectors."""
+    max_iter: Count = 6
+    """Alternating sweeps."""
+    reg_param: Annotated[float, Field(ge=0)] = 0.1
+    """Regularisation, scaled by MLlib with each row's number of ratings."""
+    alpha: Positive = 0.3
+    """Growth of the confidence with the weight."""
+    nonnegative: bool = False
+    """Non-negative vectors."""
+    num_blocks: Count = 4
+    """User and item blocks: the parallelism; on a cluster, about the number of cores."""
+    checkpoint_interval: Count = 5
+    """Sweeps between checkpoints of the factors, which cut their lineage: its length would overflow a stack."""
+    min_buyers: Count = 1
+    """Items with fewer distinct users are left out; on a log with a long tail 5 makes better vectors."""
+    intermediate_storage_level: str = "MEMORY_AND_DISK"
+    """Spark storage level of the intermediate factors."""
+    final_storage_level: str = "MEMORY_AND_DISK"
+    """Spark storage level of the final factors."""
+    block_size: Count = 4096
+    """Rows a block in MLlib's matrix kernels."""
+
+
+class Sequence(Frozen):
+    """Export and training of the sequence models."""
+
+    length: Count = 50
+    """Events a window."""
+    max_windows: Count = 12
+    """Newest windows a user."""
+    min_buyers: Count = 5
+    """Items with fewer distinct users are not in the vocabulary."""
+    num_shards: Count = 4
+    """Logical shards V: a multiple of the number of processes."""
+    validation_share: Share = 0.05
+    """Share of the users that only validate (they are never trained on)."""
+    num_processes: Count = 2
+    """Horovod processes."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads a process; 0: cores of the machine / processes on it."""
+    launcher: Literal["spark", "horovodrun"] = "spark"
+    """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
+    start_timeout: Count = 300
+    """Seconds to wait until all processes have started."""
+    targets: Literal["all", "first"] = "first"
+    """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
+    dim: Count = 64
+    """Length of the embeddings and vectors."""
+    num_layers: Count = 1
+    """Blocks (Transformer) or layers (GRU)."""
+    num_heads: Count = 2
+    """Attention heads of the Transformer."""
+    dropout: Share = 0.5
+    """Dropout."""
+    num_negatives: Count = 512
+    """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
+    batch_rows: Count = 128
+    """Rows (windows) a global step, over all processes; a multiple of num_shards."""
+    epochs: Count = 6
+    """Passes over the training windows."""
+    learning_rate: Positive = 3e-3
+    """Adam's step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Adam's decoupled decay."""
+    patience: Count = 3
+    """Epochs without a better validation metric before training stops."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Sequence:
+        if self.num_shards % self.num_processes:
+            raise ValueError(
+                f"sequence.num_shards: found {self.num_shards}, expected a multiple of num_processes ({self.num_processes})"
+            )
+        if self.batch_rows % self.num_shards:
+            raise ValueError(
+                f"sequence.batch_rows: found {self.batch_rows}, expected a multiple of num_shards ({self.num_shards})"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"sequence.dim: found {self.dim}, expected a multiple of num_heads ({self.num_heads})")
+        return self
+
+
+class ItemKnn(Frozen):
+    """Cosine neighbours of items (Sarwar et al. 2001)."""
+
+    num_neighbours: Count = 100
+    """Neighbours kept an item."""
+    max_items_per_user: Count = 500
+    """A user's heaviest interactions that count."""
+    shrinkage: Annotated[float, Field(ge=0)] = 10.0
+    """Added to the denominator: fewer common users, less similarity."""
+    max_nonzeros: Count = 50_000_000
+    """Interactions that one task may hold; more is an error (12 bytes each)."""
+
+
+class Ranking(Frozen):
+    """Candidates, blend and lists."""
+
+    scope: Literal["touched", "home"] = "touched"
+    """Categories that are excluded from a user's list: touched (strict) or home (softer)."""
+    top_k: Count = 20
+    """Length of a list."""
+    candidates_per_source: Count = 100
+    """Candidates that each source proposes a user."""
+    sources: tuple[Literal["popularity", "recent", "item_knn", "als", "gru", "transformer"], ...] = (
+        "popularity",
+        "als",
+        "gru",
+        "transformer",
+    )
+    """Sources that are blended."""
+    recent_days: Positive = 28.0
+    """Days before as-of whose buyers the source `recent` counts; on a log without a clock (time.unit order) it means nothing."""
+    fusion_constant: Positive = 20.0
+    """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
+    weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"
+    """Grid step of the blend's weights."""
+    tile_users: Count = 512
+    """Users a tile of the top-K kernel."""
+    tile_items: Count = 8192
+    """Items a tile of the top-K kernel: tile_users x tile_items x 4 bytes bounds a task's scores."""
+
+
+class Evaluation(Frozen):
+    """Figures and intervals."""
+
+    ks: tuple[Count, ...] = Field((10, 20), min_length=1)
+    """Cut-offs of the metrics; the first is the one that the summary shows."""
+    num_bootstrap: Count = 1000
+    """Poisson bootstrap replicates."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of the intervals."""
+
+    @field_validator("ks")
+    @classmethod
+    def _once_each(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(ks))

@@ -1,0 +1,125 @@
+"""Settings from YAML files and ``--set key=value``, and how they are described and refused."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections import abc
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from xrec.config.base import SettingsError
+from xrec.config.settings import Settings
+
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "conf" / "complete_journey.yaml"
+
+
+def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[str] = ()) -> Settings:
+    """Settings from YAML files, later ones over earlier ones, and ``key=value`` overrides over both.
+
+    Without a file the default log's settings (Complete Journey) are used.
+
+    Raises
+    ------
+    SettingsError
+        A file is missing or not YAML, a key is unknown (the nearest known one is named), or a value is out of bounds.
+    """
+    paths = [Path(file) for file in files or [DEFAULT_CONFIG]]
+    # Two logs never meet in one folder because somebody forgot to name it.
+    merged: Any = OmegaConf.create({"storage": {"root": f"warehouse/{paths[0].stem}"}})
+    for path in paths:
+        merged = OmegaConf.merge(merged, _read_yaml(path))
+    for override in overrides:
+        if "=" not in override:
+            raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise SettingsError(f"settings: {error}") from None
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--set`` and a ``--help`` that lists every key with type, default and unit."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file of settings; repeatable, later ones win",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting; repeatable"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        (parser.epilog or "") + "\n\nsettings (--set KEY=VALUE, or in a YAML file):\n" + "\n".join(describe())
+    )
+
+
+def describe() -> abc.Iterator[str]:
+    """One line a settings key: name, type, default, meaning."""
+    for key, kind, default, meaning in _fields(Settings, ""):
+        yield f"  {key} ({kind}, default {default})\n      {meaning}"
+
+
+def _fields(model: type[BaseModel], prefix: str) -> abc.Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        section = next((kind for kind in nested if issubclass(kind, BaseModel)), None)
+        if section is not None and get_origin(field.annotation) is not dict:
+            yield from _fields(section, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        yield f"{prefix}{name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
+
+
+def _type_name(annotation: Any) -> str:
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if arguments and all(isinstance(argument, str) for argument in arguments):
+        return " | ".join(arguments)
+    name = getattr(annotation, "__name__", str(annotation))
+    if name in {"Union", "UnionType", "Optional", "Annotated"} and arguments:
+        return " | ".join(
+            _type_name(argument) for argument in arguments if hasattr(argument, "__name__") or get_args(argument)
+        )
+    return f"{name} of {_type_name(arguments[-1] if name == 'dict' else arguments[0])}" if arguments else name
+
+
+def _read_yaml(file: Path) -> Any:
+    if not file.is_file():
+        raise SettingsError(f"--config {file}: no such file; expected a YAML file such as conf/complete_journey.yaml")
+    try:
+        loaded = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {file}: not YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise SettingsError(f"--config {file}: found a list, expected keys and values")
+    return loaded
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem as one sentence: key, value found, what was expected."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, *_ in _fields(Settings, "")]
+        known += sorted({name.rsplit(".", depth)[0] for name in known for depth in (1, 2) if name.count(".") >= depth})
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
+        return f"{key}: unknown key; did you mean {nearest[0]}?"
+    if problem["type"] == "missing":
+        return f"{key}: found nothing, expected a value (see conf/ for examples)"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    found = problem["input"]
+    shown = str(found) if isinstance(found, timedelta) else repr(found)
+    return f"{key}: found {shown}, expected: {problem['msg']}"

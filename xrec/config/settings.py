@@ -1,0 +1,112 @@
+"""All settings of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import abc
+from typing import Any
+
+from pydantic import model_validator
+
+from xrec.config.base import Count, Frozen, Name
+from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
+from xrec.config.learning import (
+    Als,
+    Balance,
+    Categories,
+    Evaluation,
+    Folds,
+    ItemKnn,
+    LogRules,
+    Outliers,
+    Persons,
+    Ranking,
+    Sequence,
+    Weights,
+)
+
+
+class Settings(Frozen):
+    """All settings of a run."""
+
+    storage: Storage
+    log: Log
+    platforms: dict[Name, Log] = {}
+    """Several platforms, each with the keys of `log` that are its own; the others are taken from `log`."""
+    identity: Identity = Identity()
+    catalogue: Catalogue
+    privacy: Privacy = Privacy()
+    users: Users | None = None
+    categories: Categories = Categories()
+    folds: Folds = Folds()
+    weights: Weights = Weights()
+    outliers: Outliers = Outliers()
+    log_rules: LogRules = LogRules()
+    persons: Persons = Persons()
+    balance: Balance = Balance()
+    als: Als = Als()
+    sequence: Sequence = Sequence()
+    item_knn: ItemKnn = ItemKnn()
+    ranking: Ranking = Ranking()
+    evaluation: Evaluation = Evaluation()
+    seed: int = 20171101
+    """Seed of everything that is drawn; 0 is a seed."""
+    num_buckets: Count = 16
+    """Hash buckets of the index dictionaries."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _log_of_each_platform(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("platforms"), dict) or not values["platforms"]:
+            return values
+        common = values.get("log") or {}
+        logs = {name: {**_merged(common, own or {}), "platform": name} for name, own in values["platforms"].items()}
+        return {**values, "platforms": logs, "log": next(iter(logs.values()))}
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> Settings:
+        units = {name: log.time.unit == "order" for name, log in self.platforms.items()}
+        if len(set(units.values())) > 1:
+            ordered = next(name for name, is_order in units.items() if is_order)
+            raise ValueError(
+                f"platforms.{ordered}.time.unit: found order beside platforms with a clock, expected all of them or none"
+            )
+        return self
+
+    @property
+    def sources(self) -> list[Settings]:
+        """The settings of each platform's log: these settings with ``log`` as that one."""
+        return [self.model_copy(update={"log": log}) for log in self.platforms.values()] or [self]
+
+    @model_validator(mode="after")
+    def _known_events(self) -> Settings:
+        for event_type in self.categories.counting_events:
+            if event_type not in self.weights.event_types:
+                raise ValueError(
+                    f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
+                    f"({', '.join(self.weights.event_types)})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Settings:
+        proposed = self.ranking.candidates_per_source
+        for key, length in (("ranking.top_k", self.ranking.top_k), ("evaluation.ks", max(self.evaluation.ks))):
+            if length > proposed:
+                raise ValueError(f"{key}: found {length}, expected at most ranking.candidates_per_source ({proposed})")
+        return self
+
+    def digest(self, *sections: str) -> str:
+        """Ten hex digits that change when one of the sections (all by default) changes."""
+        text = self.model_dump_json(include=set(sections) or None)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _merged(base: abc.Mapping[str, Any], over: abc.Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the nested keys of ``over`` on top."""
+    nested = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, abc.Mapping) and isinstance(base.get(key), abc.Mapping)
+    }
+    return {**base, **over, **nested}
