@@ -17,7 +17,7 @@ def run(context: StageContext) -> Figures:
     names = [fold.name for fold in context.folds]
     candidates = tables.read("candidates").where(F.col(C.FOLD).isin(names))
     select = [fold.name for fold in context.folds if fold.purpose == "select"]
-    choices = choose_weights(candidates, tables.read("targets"), settings.ranking, select)
+    choices = choose_weights(candidates, tables.read("targets"), settings.ranking, scopes=settings.scopes, folds=select)
     figures = describe_choices(choices)
     for name, figure in figures.items():
         context.say(f"{name}: {figure}")

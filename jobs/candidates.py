@@ -3,7 +3,7 @@
 ./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
 """
 
-from xrec.generators.sources import SOURCES_ALWAYS, candidates_of, describe_candidates, users_of_folds
+from xrec.generators.sources import candidates_of, describe_candidates, sources_of, users_of_folds
 from xrec.ranking.eligibility import eligible_items
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
@@ -14,9 +14,9 @@ def run(context: StageContext) -> Figures:
     """Write the candidates of each source, all folds of the run in one write."""
     tables, settings = context.tables, context.settings
     eligible = eligible_items(tables.read("items"))
-    sources = dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources))
+    sources = sources_of(settings)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{context.main_fold.name}"
-    with users_of_folds(tables, eligible, context.folds) as users, shared_folder(place) as folder:
+    with users_of_folds(tables, eligible, context.folds, settings.scopes) as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)
             tables.write("candidates", rows, fold=[fold.name for fold in users], source=source)

@@ -4,29 +4,40 @@
 """
 
 from xrec.evaluation.categories import category_flow
+from xrec.evaluation.folds import Fold
 from xrec.evaluation.report import FoldRows, describe_metrics, judge
 from xrec.features.buyers import num_buyers_of
+from xrec.generators.sources import models_of
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``metrics`` and ``category_flow``: of the main fold alone, because a select fold has picked settings."""
+    """Write ``metrics`` and ``category_flow``: in a backtest not of select folds, because these have picked settings."""
     tables, settings, fold, run_id = context.tables, context.settings, context.main_fold, context.run_id
-    rows = FoldRows(
+    folds = [rows_of(context, fold) for fold in context.judged_folds]
+    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
+        metrics = judge(folds, settings.evaluation, folder, seed=settings.seed, run_id=run_id)
+        tables.write("metrics", metrics, run_id=run_id)
+    flow = category_flow(folds[-1], k=settings.evaluation.ks[0], run_id=run_id)
+    tables.write("category_flow", flow, run_id=run_id)
+    return describe_metrics(tables.read("metrics", run_id=run_id), fold, settings.evaluation)
+
+
+def rows_of(context: StageContext, fold: Fold) -> FoldRows:
+    """What a fold is judged by."""
+    tables, settings = context.tables, context.settings
+    return FoldRows(
         fold=fold,
+        models=models_of(settings),
+        scopes=settings.scopes,
         candidates=tables.read("candidates", fold=fold.name),
         targets=tables.read("targets", fold=fold.name),
         items=tables.read("items"),
         user_categories=tables.read("user_categories", fold=fold.name),
         buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
     )
-    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
-        metrics = judge(rows, settings.evaluation, folder, seed=settings.seed, run_id=run_id)
-        tables.write("metrics", metrics, run_id=run_id)
-    tables.write("category_flow", category_flow(rows, k=settings.evaluation.ks[0], run_id=run_id), run_id=run_id)
-    return describe_metrics(tables.read("metrics", run_id=run_id), fold, settings.evaluation)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,12 @@ def random_events(seed: int, num_events: int = 600) -> list[tuple[str, int, int,
 
 @pytest.fixture(scope="module")
 def rows() -> list[tuple[str, int, int, str, datetime, str, bool]]:
-    return random_events(7)
+    day_after = AS_OF + timedelta(days=1)
+    cold = [
+        ("cold-user", 30, 1, "purchase", day_after, "c1", True),
+        ("cold-item", 0, 41, "purchase", day_after, "c1", True),
+    ]
+    return random_events(7) + cold
 
 
 @pytest.fixture(scope="module")
@@ -179,25 +184,31 @@ def test_home_is_the_smallest_covering_set(events: DataFrame) -> None:
         assert len(home) == 1 or sum(home) - home[0] < 0.8 * total
 
 
-def test_targets_are_new_items_outside_the_categories(events: DataFrame, rows: list) -> None:
+@pytest.mark.parametrize("look_back_days", [None, 20.0])
+def test_targets_know_what_was_known_before(events: DataFrame, rows: list, look_back_days: float | None) -> None:
     weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
-    categories = Categories()
+    categories = Categories(look_back_days=look_back_days)
     mix, had = user_categories_of(weighted, FOLD, categories), interactions_of(weighted, FOLD, categories)
     found = targets_of(horizon_of(events, FOLD), mix, had, FOLD, categories).collect()
-    known = naive_categories(rows)
+    known = naive_categories(rows, look_back_days)
     seen = {(user, item) for _, user, item, _, moment, _, _ in rows if moment < AS_OF}
-    users = {user for user, _ in seen}
-    expected = {}
+    users, items = {user for user, _ in seen}, {item for _, item in seen}
+    bought = {(row[1], row[5]) for row in rows if row[4] < AS_OF and row[3] == "purchase"}
+    expected, is_lapsed = {}, False
     for _, user, item, kind, moment, category, recommendable in rows:
         if not AS_OF <= moment < AS_OF + timedelta(days=30) or kind != "purchase" or not recommendable:
             continue
-        if (user, item) in seen or user not in users:
-            continue
         _, touched, home = known.get((user, category), (0.0, False, False))
-        if not touched or not home:
-            expected[user, item] = (not touched, not home)
-    assert expected
-    assert {(row["user_idx"], row["item_idx"]): (row["cross_touched"], row["cross_home"]) for row in found} == expected
+        is_new, is_cold = (user, item) not in seen, user not in users
+        crosses = is_new and not is_cold
+        lapsed = (user, category) in bought and not touched
+        flags = (crosses and not touched, crosses and not home, is_new, lapsed, item not in items, is_cold)
+        expected[user, item], is_lapsed = flags, is_lapsed or lapsed
+    names = ("cross_touched", "cross_home", "is_new", "lapsed", "cold_item", "cold_user")
+    assert {(row["user_idx"], row["item_idx"]): tuple(row[name] for name in names) for row in found} == expected
+    assert is_lapsed == (look_back_days is not None)
+    for place in (0, 1, 2, 4, 5):
+        assert len({flags[place] for flags in expected.values()}) == 2
 
 
 def test_half_life_halves_the_weight(spark: SparkSession) -> None:

@@ -50,6 +50,28 @@ def test_select_folds_are_older_and_the_main_fold_is_last(
         assert main.as_of + (main.horizon if purpose == "test" else timedelta(0)) == END + timedelta(microseconds=1)
 
 
+def test_rolling_origin_has_several_test_folds_after_all_select_folds() -> None:
+    folds = Folds(as_of="2024-10-01", horizon=timedelta(days=30), num_select=2, num_test=3)
+    planned = plan_folds(folds, START, END)
+    assert [fold.purpose for fold in planned] == ["select", "select", "test", "test", "test"]
+    for older, newer in pairwise(planned):
+        assert older.as_of + older.horizon == newer.as_of
+    assert planned[-1].as_of == datetime(2024, 10, 1, tzinfo=UTC)
+
+
+def test_select_folds_alone_are_those_of_the_backtest() -> None:
+    folds = Folds(as_of="2024-10-01", horizon=timedelta(days=30), num_select=2, num_test=2)
+    alone = folds.model_copy(update={"purpose": "select"})
+    assert plan_folds(alone, START, END) == plan_folds(folds, START, END)[:2]
+    last_out = Folds(kind="last_out", num_select=1)
+    assert (
+        plan_folds(last_out.model_copy(update={"purpose": "select"}), START, END)
+        == plan_folds(last_out, START, END)[:1]
+    )
+    with pytest.raises(SettingsError, match=r"folds.num_select: found 2 folds of 30 days, 0:00:00 before folds.as_of"):
+        plan_folds(alone.model_copy(update={"as_of": "2024-02-15"}), START, END)
+
+
 def test_a_time_zone_of_as_of_is_converted() -> None:
     main = plan_folds(Folds(as_of="2024-07-01T01:00:00+02:00", num_select=0), START, END)[-1]
     assert main.as_of == datetime(2024, 6, 30, 23, tzinfo=UTC)

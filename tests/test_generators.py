@@ -55,7 +55,7 @@ class Staged:
 
     @property
     def users(self) -> DataFrame:
-        return users_of(self.interactions, self.user_categories, self.eligible)
+        return users_of(self.interactions, self.user_categories, self.eligible, ("touched", "home"))
 
     def train_als(self, als: Als) -> DataFrame:
         return train_als(self.training_events, self.fold, als, seed=0, checkpoints=self.checkpoints)

@@ -14,6 +14,8 @@ KEEP_ROWS = {"cache", "persist", "checkpoint", "localCheckpoint"}
 ALLOWED = {
     # The names of the files of a delivery, at most log.landing_files.
     ("xrec/ingest/landing.py", "_take_landed.take_batch", "collect"),
+    # The K items of a list.
+    ("xrec/evaluation/report.py", "cold_lists", "collect"),
     # A row a number of buyers: of N pairs at most sqrt(2 N).
     ("xrec/evaluation/beyond.py", "facts_of", "collect"),
     # A row a scope, kind of vector, grid point, category, source, fold, model, bucket, use of an event, attribute, file or set of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from xrec.evaluation.beyond import BEYOND_ACCURACY
 from xrec.evaluation.categories import category_flow
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import poisson_weights, summarise
+from xrec.evaluation.macro import MACRO, judge_categories, macro_names
 from xrec.evaluation.metrics import ACCURACY, EXPOSURE, exposure_of, judge_lists, metric_names, sources_of
 from xrec.evaluation.report import FoldRows, describe_figure, describe_metrics, judge
+from xrec.evaluation.slices import scope_slice
 from xrec.storage.shared import SharedFolder
 
 pytestmark = pytest.mark.spark
@@ -31,8 +34,17 @@ pytestmark = pytest.mark.spark
 FOLD = "test-2024-07-01"
 KS = (1, 3, 10, 20)
 CANDIDATES = "fold string, source string, scope string, user_idx int, item_idx int, rank int, score double"
-TARGETS = "fold string, user_idx int, item_idx int, cross_touched boolean, cross_home boolean"
+TARGETS = (
+    "fold string, user_idx int, item_idx int, cross_touched boolean, cross_home boolean, category string, is_new boolean, "
+    "lapsed boolean, cold_item boolean, cold_user boolean"
+)
+SLICES = [scope_slice("touched"), scope_slice("home")]
 NUM_ITEMS = 40
+
+
+def target(user: int, item: int, *, touched: bool, home: bool, cold_item: bool = False, cold_user: bool = False) -> Any:
+    """A row of targets: with a cold user, neither touched nor home."""
+    return (FOLD, user, item, touched, home, f"c{item % 7}", True, False, cold_item, cold_user)
 
 
 BUYERS = {item: item**2 % 11 for item in range(0, NUM_ITEMS, 2)}
@@ -81,7 +93,7 @@ def random_case(seed: int, *, num_users: int = 60) -> tuple[list[tuple[Any, ...]
                 ]
         for item in rng.choice(NUM_ITEMS, int(rng.choice([0, 1, 2, 5, 30])), replace=False):
             touched, home = [(True, True), (True, False), (False, True)][rng.integers(3)]
-            targets.append((FOLD, user, int(item), touched, home))
+            targets.append(target(user, int(item), touched=touched, home=home))
     return candidates, targets
 
 
@@ -118,13 +130,14 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
     candidates, targets = random_case(seed)
     expected = naive_judged(candidates, targets)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists), ks=KS)
+    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists), slices=SLICES, ks=KS)
     assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
     again = judge_lists(
         lists.repartition(7, F.xxhash64("item_idx", "source")),
         answers.orderBy(F.desc("item_idx")).repartition(3),
         buyers_of(spark),
         sources=["popularity", "blend", "als"],
+        slices=SLICES,
         ks=KS,
     )
     assert judged_values(again) == pytest.approx(expected, abs=1e-12)
@@ -138,15 +151,86 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
         assert row[C.NUM_USERS] == len({name[2] for name in expected if name[1] == row[C.SLICE]})
 
 
+def naive_macro(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]], source: str, k: int) -> float:
+    """Of the slice touched: mean over categories of the mean over users of the recall within the category."""
+    recalls: dict[str, dict[int, list[bool]]] = {}
+    shown = {row[3:5] for row in candidates if row[1:3] == (source, "touched") and row[5] <= k}
+    for _, user, item, touched, _, category, *_ in targets:
+        if touched:
+            recalls.setdefault(category, {}).setdefault(user, []).append((user, item) in shown)
+    return float(np.mean([np.mean([np.mean(hits) for hits in users.values()]) for users in recalls.values()]))
+
+
+def test_macro_recall_equals_its_naive_version_and_its_interval_that_of_a_plain_bootstrap(spark: SparkSession) -> None:
+    candidates, targets = random_case(7, num_users=300)
+    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    judged = judge_categories(lists, answers, sources=["popularity", "als", "blend"], slices=SLICES[:1], ks=KS)
+    settings = Evaluation(ks=KS, num_bootstrap=400)
+    rows = summarise(judged, macro_names(KS), settings, seed=0, num_compared=2).collect()
+    assert len(rows) == 3 * len(KS)
+    for row in rows:
+        assert row[C.VALUE] == pytest.approx(naive_macro(candidates, targets, row[C.MODEL], row[C.K]), abs=1e-12)
+    row = next(row for row in rows if (row[C.MODEL], row[C.K]) == ("als", 10))
+    users, rng, resampled = sorted({target[1] for target in targets}), np.random.default_rng(0), []
+    for _ in range(60):
+        drawn = rng.choice(users, len(users))
+        renamed = [(mine, theirs) for mine, theirs in enumerate(drawn)]
+        of_user = {user: [one for one in targets if one[1] == user] for user in users}
+        answers_of = [(FOLD, mine, *one[2:]) for mine, theirs in renamed for one in of_user[theirs]]
+        lists_of_user = {
+            user: [one for one in candidates if one[1] == "als" and one[2] == "touched" and one[3] == user]
+            for user in set(drawn)
+        }
+        lists_of = [(*one[:3], mine, *one[4:]) for mine, theirs in renamed for one in lists_of_user[theirs]]
+        resampled.append(naive_macro(lists_of, answers_of, "als", 10))
+    assert (row[C.HIGH] - row[C.LOW]) / (2 * 1.96 * np.std(resampled)) == pytest.approx(1, abs=0.3)
+
+
+def test_slices_part_the_targets_and_cold_users_have_popularity(spark: SparkSession, tmp_path: Path) -> None:
+    candidates, targets = random_case(8)
+    warm = [(*one[:8], one[2] % 3 == 0, False) for one in targets]
+    cold = [target(100, item, touched=False, home=False, cold_user=True) for item in (2, 4, 39)]
+    rows = fold_rows(spark, "test", candidates, warm + cold)
+    metrics = judge([rows], Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+    found = {(row[C.MODEL], row[C.SLICE]): row for row in metrics.where("metric = 'recall'").collect()}
+    assert {name for _, name in found} == {"touched", "home", "touched_cold_items", "home_cold_items", "cold_users"}
+    for name, flag in (("touched", 3), ("home", 4)):
+        assert found["als", name][C.NUM_USERS] == len({one[1] for one in warm if one[flag]})
+        assert found["als", f"{name}_cold_items"][C.NUM_USERS] == len({one[1] for one in warm if one[flag] and one[8]})
+    best = sorted(BUYERS, key=lambda item: (-BUYERS[item], item))[:10]
+    recall = len(set(best) & {2, 4, 39}) / 3
+    values = {model: found[model, "cold_users"][C.VALUE] for model in ("popularity", "blend", "als")}
+    assert values == {"popularity": pytest.approx(recall), "blend": pytest.approx(recall), "als": 0.0}
+
+
+def test_folds_are_pooled_by_user(spark: SparkSession, tmp_path: Path) -> None:
+    cases = [random_case(seed, num_users=30) for seed in (9, 10)]
+    folds = []
+    for number, (candidates, targets) in enumerate(cases):
+        name = f"test-{number}"
+        rows = fold_rows(spark, "test", [(name, *one[1:]) for one in candidates], [(name, *one[1:]) for one in targets])
+        folds.append(replace(rows, fold=replace(rows.fold, name=name)))
+    metrics = judge(folds, Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+    rows = metrics.where("metric = 'ndcg' and slice = 'touched' and model = 'als'").collect()
+    of_fold = {row[C.FOLD]: row for row in rows}
+    assert set(of_fold) == {"test-0", "test-1", "pooled"}
+    users = {name: row[C.NUM_USERS] for name, row in of_fold.items()}
+    assert users["pooled"] == users["test-0"] + users["test-1"]
+    mean = sum(of_fold[f"test-{n}"][C.VALUE] * users[f"test-{n}"] for n in (0, 1)) / users["pooled"]
+    assert of_fold["pooled"][C.VALUE] == pytest.approx(mean)
+
+
 def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
     wanted = {0: [5, 6, 7], 1: [1], 2: list(range(10, 22))}
-    targets = [(FOLD, user, item, True, True) for user, items in wanted.items() for item in items]
+    targets = [target(user, item, touched=True, home=True) for user, items in wanted.items() for item in items]
     perfect = [
         (FOLD, "als", "touched", u, item, n, 1.0) for u, items in wanted.items() for n, item in enumerate(items, 1)
     ]
     wrong = [(FOLD, "popularity", "touched", user, 39, 1, 1.0) for user in wanted]
     lists, answers = spark.createDataFrame(perfect + wrong, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als", "popularity"], ks=KS))
+    values = judged_values(
+        judge_lists(lists, answers, buyers_of(spark), sources=["als", "popularity"], slices=SLICES, ks=KS)
+    )
     touched = {key: value for key, value in values.items() if key[1] == "touched"}
     assert {value for key, value in touched.items() if key[0] == "als" and key[3] in {"ndcg", "hr"}} == {1.0}
     assert all(touched["als", "touched", user, "recall", 20] == 1.0 for user in wanted)
@@ -156,9 +240,9 @@ def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
 
 def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
     rows = [(FOLD, "als", "touched", user, item, item + 1, 1.0) for user in range(20) for item in range(20)]
-    targets = [(FOLD, user, user, True, False) for user in range(20)]
+    targets = [target(user, user, touched=True, home=False) for user in range(20)]
     lists, answers = spark.createDataFrame(rows, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als"], ks=KS))
+    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als"], slices=SLICES, ks=KS))
     ndcg = [values["als", "touched", user, "ndcg", 20] for user in range(20)]
     assert ndcg == sorted(ndcg, reverse=True)
     assert len(set(ndcg)) == 20
@@ -333,6 +417,8 @@ def fold_rows(spark: SparkSession, purpose: str, candidates: list[Any], targets:
     mixes = [row for user in range(60) for row in ((user, f"c{user % 2}", 0.7), (user, "c4", 0.3))]
     return FoldRows(
         fold=fold_of(purpose),
+        models=("popularity", "als", "blend"),
+        scopes=("touched", "home"),
         candidates=spark.createDataFrame(candidates, CANDIDATES),
         targets=spark.createDataFrame(targets, TARGETS),
         items=items_of(spark),
@@ -349,7 +435,7 @@ def test_the_flow_between_categories_counts_what_was_shown_wanted_and_hit(spark:
     for source, scope, user, item in pairs:
         shown[source, scope, f"c{user % 2}", f"c{item % 7}"] += 1
     for source in ("popularity", "als", "blend"):
-        for _, user, item, touched, home in targets:
+        for _, user, item, touched, home, *_ in targets:
             for scope in ("touched",) * touched + ("home",) * home:
                 key = (source, scope, f"c{user % 2}", f"c{item % 7}")
                 wanted[key] += 1
@@ -366,14 +452,16 @@ def judged_run(spark: SparkSession, place: Path, purpose: str) -> tuple[DataFram
     candidates, targets = random_case(4)
     settings = Evaluation(ks=(10, 20), num_bootstrap=50)
     rows = fold_rows(spark, purpose, candidates, targets)
-    metrics = judge(rows, settings, SharedFolder(str(place)), seed=0, run_id="run").cache()
+    metrics = judge([rows], settings, SharedFolder(str(place)), seed=0, run_id="run").cache()
     return metrics, describe_metrics(metrics, fold_of(purpose), settings)
 
 
 def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession, tmp_path: Path) -> None:
     metrics, figures = judged_run(spark, tmp_path, "test")
     keys = [(row[C.MODEL], row[C.SLICE], row[C.METRIC], row[C.K]) for row in metrics.collect()]
-    assert len(keys) == len(set(keys)) == 3 * 2 * 2 * (len(ACCURACY) + len(BEYOND_ACCURACY) + len(EXPOSURE))
+    assert (
+        len(keys) == len(set(keys)) == 3 * 2 * 2 * (len(ACCURACY) + len(MACRO) + len(BEYOND_ACCURACY) + len(EXPOSURE))
+    )
     assert next(iter(figures)) == "users touched"
     assert "vs popularity" in figures["ndcg@10 touched blend"]
     assert "vs popularity" not in figures["ndcg@10 touched popularity"]
@@ -415,5 +503,5 @@ def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
 def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
     rows = fold_rows(spark, "test", [], [])
     with pytest.raises(ValueError, match="found no row of fold 'test-2024-07-01'") as error:
-        judge(rows, Evaluation(), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+        judge([rows], Evaluation(), SharedFolder(str(tmp_path)), seed=0, run_id="run")
     assert "--only candidates" in str(error.value)

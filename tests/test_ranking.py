@@ -38,6 +38,7 @@ SOURCES = ("als", "popularity", "gru")
 RANKING = Ranking(sources=SOURCES, weight_step="0.25", fusion_constant=20.0)
 CANDIDATES = TABLES["candidates"].columns
 TARGETS = TABLES["targets"].columns
+SCOPES = ("touched", "home")
 NUM_USERS, NUM_ITEMS = 23, 61
 
 Proposals = dict[tuple[str, str, int], dict[str, dict[int, int]]]
@@ -58,7 +59,7 @@ def random_proposals(seed: int) -> Proposals:
     return proposals
 
 
-def random_targets(seed: int) -> list[tuple[str, int, int, str, bool, bool]]:
+def random_targets(seed: int) -> list[tuple[str, int, int, str, bool, ...]]:
     drawn = random.Random(seed)
     rows = []
     for fold, user in itertools.product(("select-1", "select-2", "test-3"), range(NUM_USERS)):
@@ -66,7 +67,8 @@ def random_targets(seed: int) -> list[tuple[str, int, int, str, bool, bool]]:
             continue
         for item in drawn.sample(range(NUM_ITEMS), drawn.randint(1, 14)):
             is_touched = drawn.random() < 0.6
-            rows.append((fold, user, item, "c", is_touched, not is_touched or drawn.random() < 0.5))
+            is_home = not is_touched or drawn.random() < 0.5
+            rows.append((fold, user, item, "c", is_touched, is_home, True, False, False, False))
     return rows
 
 
@@ -92,7 +94,7 @@ def naive_list(of_source: dict[str, dict[int, int]], weights: dict[str, float]) 
 
 def naive_ndcg(proposals: Proposals, targets: list[tuple], scope: str, weights: dict[str, float]) -> float:
     wanted = defaultdict(set)
-    for fold, user, item, _, is_touched, is_home in targets:
+    for fold, user, item, _, is_touched, is_home, *_ in targets:
         if fold != "test-3" and (is_touched if scope == "touched" else is_home):
             wanted[fold, user].add(item)
     values = []
@@ -116,7 +118,11 @@ def test_the_grid_holds_every_weight_once(num_sources: int, step: float, points:
 def test_the_weights_are_the_best_of_the_grid_on_the_select_folds(spark: SparkSession) -> None:
     proposals, targets = random_proposals(1), random_targets(2)
     choices = choose_weights(
-        candidate_frame(spark, proposals), spark.createDataFrame(targets, TARGETS), RANKING, ["select-1", "select-2"]
+        candidate_frame(spark, proposals),
+        spark.createDataFrame(targets, TARGETS),
+        RANKING,
+        scopes=SCOPES,
+        folds=["select-1", "select-2"],
     )
     grid = [dict(zip(("popularity", "als", "gru"), point, strict=True)) for point in weight_grid(3, 0.25)]
     assert [choice.scope for choice in choices] == ["touched", "home"]
@@ -134,7 +140,11 @@ def test_without_evidence_popularity_serves_alone_and_it_is_said(
     spark: SparkSession, folds: list[str], why: str
 ) -> None:
     choices = choose_weights(
-        candidate_frame(spark, random_proposals(1)), spark.createDataFrame(random_targets(2), TARGETS), RANKING, folds
+        candidate_frame(spark, random_proposals(1)),
+        spark.createDataFrame(random_targets(2), TARGETS),
+        RANKING,
+        scopes=SCOPES,
+        folds=folds,
     )
     for choice in choices:
         assert choice.weights == {"popularity": 1.0, "als": 0.0, "gru": 0.0}
@@ -200,10 +210,10 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
     tables.write("items", frame("items", items))
     tables.write("users", frame("users", [("u0", 0), ("u1", 1)]))
     mixes = [
-        (FOLD, 0, "tents", 5.0, True, True),
-        (FOLD, 0, "stoves", 1.0, True, False),
-        (FOLD, 1, "fuel", 5.0, True, True),
-        (FOLD, 1, "tents", 1.0, True, False),
+        (FOLD, 0, "tents", 5.0, True, True, False),
+        (FOLD, 0, "stoves", 1.0, True, False, False),
+        (FOLD, 1, "fuel", 5.0, True, True, False),
+        (FOLD, 1, "tents", 1.0, True, False, False),
     ]
     tables.write("user_categories", frame("user_categories", mixes), fold=FOLD)
     had = [(FOLD, 0, 0, 5.0, 5, times[0], True), (FOLD, 0, 2, 1.0, 1, times[0], True)]
@@ -211,7 +221,7 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
     had += [(FOLD, user, 4, 1.0, 1, times[0], True) for user in range(2, 1236)]
     had = [(*row, None, None, 0) for row in had]  # neither quantities nor prices are known
     tables.write("interactions", frame("interactions", had), fold=FOLD)
-    targets = frame("targets", [(FOLD, 0, 4, "lamps", True, True)])
+    targets = frame("targets", [(FOLD, 0, 4, "lamps", True, True, True, False, False, False)])
     tables.write("targets", targets, fold=FOLD)
 
 

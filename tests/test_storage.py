@@ -36,10 +36,8 @@ def tables(spark: SparkSession, tmp_path: Path) -> Tables:
 
 def mixes(spark: SparkSession, fold: str, weights: list[float]) -> DataFrame:
     """Rows of ``user_categories``: one a weight, of users 0, 1, 2 ..."""
-    rows = [(fold, user, "tents", weight, True, False) for user, weight in enumerate(weights)]
-    return spark.createDataFrame(
-        rows, "fold string, user_idx int, category string, weight double, touched boolean, home boolean"
-    )
+    rows = [(fold, user, "tents", weight, True, False, False) for user, weight in enumerate(weights)]
+    return spark.createDataFrame(rows, TABLES["user_categories"].columns)
 
 
 def blend(spark: SparkSession, source: str) -> DataFrame:
@@ -143,7 +141,7 @@ def test_a_stage_may_extend_the_table_that_it_reads(spark: SparkSession, tables:
 def test_broken_contracts_raise_and_write_nothing(spark: SparkSession, tables: Tables) -> None:
     good = mixes(spark, "f", [1.0])
     version = tables.write("user_categories", good, fold="f")
-    one_row = "table 'user_categories' (one row is a (user, category) of a fold)"
+    one_row = f"table 'user_categories' (one row is {TABLES['user_categories'].row})"
     broken = {
         f"{one_row}: column 'home' is missing": good.drop("home"),
         f"{one_row}: column 'extra' is not in the contract": good.withColumn("extra", F.lit(1)),

@@ -168,8 +168,10 @@ _TABLES = (
     ),
     Table(
         name="user_categories",
-        row="a (user, category) of a fold",
-        columns="fold string, user_idx int, category string, weight double, touched boolean, home boolean",
+        row="a (user, category) of a fold; lapsed: bought before the look-back and not within it",
+        columns=(
+            "fold string, user_idx int, category string, weight double, touched boolean, home boolean, lapsed boolean"
+        ),
         key=(C.FOLD, C.USER_IDX, C.CATEGORY),
         partitions=(C.FOLD,),
         owned_by=(C.FOLD,),
@@ -205,8 +207,15 @@ _TABLES = (
     ),
     Table(
         name="targets",
-        row="a (user, item) that the user first had within a fold's horizon, outside his touched or home categories",
-        columns=("fold string, user_idx int, item_idx int, category string, cross_touched boolean, cross_home boolean"),
+        row=(
+            "a (user, item) of a counting event within a fold's horizon, with what was known before it: whether the item is new "
+            "to the user and outside his touched or home categories, in a category that he bought before the look-back only "
+            "(lapsed), was had by nobody, or the user has no history"
+        ),
+        columns=(
+            "fold string, user_idx int, item_idx int, category string, cross_touched boolean, cross_home boolean, "
+            "is_new boolean, lapsed boolean, cold_item boolean, cold_user boolean"
+        ),
         key=(C.FOLD, C.USER_IDX, C.ITEM_IDX),
         partitions=(C.FOLD,),
         owned_by=(C.FOLD,),

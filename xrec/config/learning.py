@@ -30,14 +30,25 @@ class Folds(Frozen):
 
     kind: Literal["time", "last_out"] = "time"
     """time: events before as_of are history; last_out: each user's last event is the target (for benchmark parity)."""
-    purpose: Literal["test", "serve"] = "test"
-    """test: a backtest, judged by its horizon; serve: the lists that go out, judged later."""
+    purpose: Literal["test", "serve", "select"] = "test"
+    """test: a backtest, judged by its horizon; serve: the lists that go out, judged later; select: the older folds alone, which \
+may choose settings."""
     as_of: str = "latest"
     """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event."""
     horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
     num_select: Annotated[int, Field(ge=0, le=12)] = 1
     """Older folds, one horizon apart, that choose the blend's weights."""
+    num_test: Annotated[int, Field(ge=1, le=12)] = 1
+    """Folds of a backtest, one horizon apart, the last of them at `as_of` (rolling origin); 1 where kind is last_out."""
+
+    @model_validator(mode="after")
+    def _one_last(self) -> Folds:
+        if self.kind == "last_out" and self.num_test > 1:
+            raise ValueError(f"folds.num_test: found {self.num_test} beside kind last_out, expected 1")
+        if self.purpose == "select" and not self.num_select:
+            raise ValueError("folds.num_select: found 0 beside purpose select, expected at least 1")
+        return self
 
 
 class Weights(Frozen):
@@ -231,6 +242,9 @@ class Ranking(Frozen):
 class Evaluation(Frozen):
     """Figures and intervals."""
 
+    scopes: tuple[Literal["touched", "home", "new", "all"], ...] = ("touched", "home")
+    """Lists that are made and judged, beside those of ranking.scope: of items outside the touched or the home categories, of all \
+that the user never had (new), of all."""
     ks: tuple[Count, ...] = Field((10, 20), min_length=1)
     """Cut-offs of the metrics; the first is the one that the summary shows."""
     num_bootstrap: Count = 1000

@@ -74,6 +74,11 @@ class Settings(Frozen):
         return self
 
     @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes that lists are made for, that of the lists that go out first."""
+        return tuple(dict.fromkeys((self.ranking.scope, *self.evaluation.scopes)))
+
+    @property
     def sources(self) -> list[Settings]:
         """The settings of each platform's log: these settings with ``log`` as that one."""
         return [self.model_copy(update={"log": log}) for log in self.platforms.values()] or [self]

@@ -9,16 +9,17 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.metrics import wanted_of
 from xrec.evaluation.report import FoldRows
+from xrec.evaluation.slices import scope_slice, wanted_of
 
 
 def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
     """A fold to rows of ``category_flow``: its lists up to rank k."""
-    candidates, targets, items, user_categories = rows.candidates, rows.targets, rows.items, rows.user_categories
+    items, user_categories = rows.items, rows.user_categories
+    slices = [scope_slice(scope) for scope in rows.scopes]
     keys = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
-    shown = candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
-    wanted = wanted_of(targets, rows.sources()).select(*keys, F.lit(True).alias("is_target"))
+    shown = rows.candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
+    wanted = wanted_of(rows.targets, rows.sources(), slices).select(*keys, F.lit(True).alias("is_target"))
     heaviest = F.min(F.struct(-F.col(C.WEIGHT), F.col(C.CATEGORY).alias(C.MAIN_CATEGORY)))
     mains = user_categories.groupBy(C.USER_IDX).agg(heaviest[C.MAIN_CATEGORY].alias(C.MAIN_CATEGORY))
     return (

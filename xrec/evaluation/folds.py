@@ -17,6 +17,9 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Folds, SettingsError
 
+Purpose = Literal["select", "test", "serve"]
+_SELECT: list[Purpose] = ["select"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
@@ -24,7 +27,7 @@ class Fold:
 
     name: str
     """Its value in the column ``fold``, such as test-2017-11-01 or select-last2."""
-    purpose: Literal["select", "test", "serve"]
+    purpose: Purpose
     as_of: datetime
     """Events before it are history (UTC). In a last_out fold: after the log's end, ages are measured from it."""
     horizon: timedelta
@@ -38,48 +41,60 @@ class Fold:
 
 
 def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fold]:
-    """The folds of a run, the newest (test or serve) last, the ones that choose settings before it.
+    """The folds of a run, oldest first: those that choose settings, then those that are judged or serve.
+
+    Each begins where the horizon of the one before it ends (rolling origin). With purpose select, the first kind alone.
 
     ``log_start`` and ``log_end`` are the times of the first and last clean event (UTC).
 
     Raises
     ------
     SettingsError
-        as_of is no date, or leaves no history, or a backtest no horizon.
+        as_of is no date, or leaves no history, or a backtest no horizon, or no select fold a history where these are wanted.
     """
     just_after = log_end + timedelta(microseconds=1)
     if folds.kind == "last_out":
-        lasts = range(1, folds.num_select + 2) if folds.purpose == "test" else range(folds.num_select + 1)
+        first = 0 if folds.purpose == "serve" else 1
+        newest: list[Purpose] = ["serve" if folds.purpose == "serve" else "test"]
         planned = [
-            Fold(
-                name=f"{'serve' if n == 0 else folds.purpose if n == lasts[0] else 'select'}-last{n}",
-                purpose="serve" if n == 0 else folds.purpose if n == lasts[0] else "select",
-                as_of=just_after,
-                horizon=folds.horizon,
-                skip_last=n,
-            )
-            for n in lasts
+            Fold(name=f"{purpose}-last{n}", purpose=purpose, as_of=just_after, horizon=folds.horizon, skip_last=n)
+            for n, purpose in enumerate(newest + _SELECT * folds.num_select, start=first)
         ]
-        return planned[::-1]
+        return _wanted(planned[::-1], folds, log_start)
+    serves = folds.purpose == "serve"
     as_of = just_after if folds.as_of == "latest" else _parse(folds.as_of)
-    if folds.purpose == "test" and folds.as_of == "latest":
+    if not serves and folds.as_of == "latest":
         as_of = just_after - folds.horizon
     if as_of <= log_start:
         raise SettingsError(
             f"folds.as_of: found {folds.as_of} with horizon {folds.horizon}, which leaves no history: "
             f"the clean log runs from {log_start} to {log_end}; choose a later as_of or a shorter folds.horizon"
         )
-    if folds.purpose == "test" and as_of > log_end:
+    if not serves and as_of > log_end:
         raise SettingsError(
             f"folds.as_of: found {folds.as_of}, expected a time before the log's end ({log_end}) for a backtest; "
             "choose an earlier one, or folds.purpose=serve"
         )
-    planned = [Fold(name=_name(folds.purpose, as_of), purpose=folds.purpose, as_of=as_of, horizon=folds.horizon)]
-    for n in range(1, folds.num_select + 1):
+    judged: list[Purpose] = ["serve"] if serves else ["test"] * folds.num_test
+    planned = []
+    for n, purpose in enumerate(judged + _SELECT * folds.num_select):
         earlier = as_of - n * folds.horizon
         if earlier > log_start:
-            planned.append(Fold(name=_name("select", earlier), purpose="select", as_of=earlier, horizon=folds.horizon))
-    return planned[::-1]
+            planned.append(Fold(name=_name(purpose, earlier), purpose=purpose, as_of=earlier, horizon=folds.horizon))
+    return _wanted(planned[::-1], folds, log_start)
+
+
+def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold]:
+    """All folds, or those that may choose settings where no other is wanted."""
+    if folds.purpose != "select":
+        return planned
+    select = [fold for fold in planned if fold.purpose == "select"]
+    if not select:
+        raise SettingsError(
+            f"folds.num_select: found {folds.num_select} folds of {folds.horizon} before folds.as_of ({folds.as_of}), none of "
+            f"which has a history: the clean log begins at {log_start}; choose a shorter folds.horizon or a later folds.as_of"
+        )
+    return select
 
 
 def history_of(events: DataFrame, fold: Fold) -> DataFrame:

@@ -35,9 +35,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-
-SLICES = {"touched": C.CROSS_TOUCHED, "home": C.CROSS_HOME}
-"""Slice and the flag of its targets: lists of a scope are judged on the targets outside the same categories."""
+from xrec.evaluation.slices import Slice, wanted_of
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
@@ -59,16 +57,22 @@ def sources_of(candidates: DataFrame) -> list[str]:
 
 
 def judge_lists(
-    candidates: DataFrame, targets: DataFrame, buyers: DataFrame, *, sources: Sequence[str], ks: Sequence[int]
+    candidates: DataFrame,
+    targets: DataFrame,
+    buyers: DataFrame,
+    *,
+    sources: Sequence[str],
+    slices: Sequence[Slice],
+    ks: Sequence[int],
 ) -> DataFrame:
     """Rows of a fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets).
 
-    The result has the columns fold, model (the source), slice (the scope), user_idx, num_targets and values: a double
+    The result has the columns fold, model (the source), slice, user_idx, num_targets and values: a double
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
     one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
     weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
-    asked = wanted_of(targets, sources).join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
+    asked = wanted_of(targets, sources, slices).join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
     on = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
     lists = candidates.where(F.col(C.RANK) <= max(ks)).select(C.SOURCE, *on, C.RANK)
     popular = lists.where(F.col(C.SOURCE) == C.POPULARITY).select(*on, F.col(C.RANK).alias(_POPULAR_RANK))
@@ -80,24 +84,17 @@ def judge_lists(
         F.sort_array(F.collect_list(hit)).alias(_HITS),
     ]
     return (
-        found.groupBy(*_LISTS, C.USER_IDX)
+        found.groupBy(C.FOLD, C.SOURCE, C.SLICE, C.USER_IDX)
         .agg(*sums)
         .select(
             C.FOLD,
             F.col(C.SOURCE).alias(C.MODEL),
-            F.col(C.SCOPE).alias(C.SLICE),
+            C.SLICE,
             C.USER_IDX,
             C.NUM_TARGETS,
             F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
         )
     )
-
-
-def wanted_of(targets: DataFrame, sources: Sequence[str]) -> DataFrame:
-    """Rows of ``targets`` to (fold, source, scope, user_idx, item_idx): each once for every source and slice that judges it."""
-    slices = F.array_compact(F.array(*[F.when(F.col(flag), F.lit(scope)) for scope, flag in SLICES.items()]))
-    of_slices = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.explode(slices).alias(C.SCOPE))
-    return of_slices.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
 
 
 def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:

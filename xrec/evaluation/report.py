@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -12,10 +14,16 @@ from xrec.config import Evaluation
 from xrec.evaluation.beyond import beyond_names, describe_lists, facts_of
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import BASELINE, summarise
+from xrec.evaluation.macro import judge_categories, macro_names
 from xrec.evaluation.metrics import COVERAGE, exposure_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.slices import SCOPES, slices_of
 from xrec.storage.shared import SharedFolder
 
 HEADLINE = "ndcg"
+POOLED = "pooled"
+"""The fold of the figures of several folds together."""
+FALL_BACK = (C.POPULARITY, C.BLEND)
+"""The sources that have a list for a user without history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +31,10 @@ class FoldRows:
     """What a fold is judged by: its rows of the tables of these names, and all of ``items``."""
 
     fold: Fold
+    models: tuple[str, ...]
+    """The sources that are judged, where they have candidates."""
+    scopes: tuple[str, ...]
+    """The scopes whose lists are judged."""
     candidates: DataFrame
     targets: DataFrame
     items: DataFrame
@@ -30,15 +42,19 @@ class FoldRows:
     buyers: DataFrame
     """(``item_idx``, ``num_buyers``) before as-of."""
 
+    def lists(self) -> DataFrame:
+        """The candidates of the models that are judged, in the scopes that are judged."""
+        return self.candidates.where(F.col(C.SOURCE).isin(*self.models) & F.col(C.SCOPE).isin(*self.scopes))
+
     def sources(self) -> list[str]:
-        """The sources that have candidates.
+        """The models that have lists.
 
         Raises
         ------
         ValueError
             There are none.
         """
-        sources = sources_of(self.candidates)
+        sources = sources_of(self.lists())
         if not sources:
             raise ValueError(
                 f"table 'candidates': found no row of fold '{self.fold.name}', expected the lists of at least one source; "
@@ -47,27 +63,71 @@ class FoldRows:
         return sources
 
 
-def judge(rows: FoldRows, settings: Evaluation, folder: SharedFolder, *, seed: int, run_id: str) -> DataFrame:
-    """A fold to rows of ``metrics``, to be written while the ``folder`` lives.
+def judge(
+    folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder, *, seed: int, run_id: str
+) -> DataFrame:
+    """Folds to rows of ``metrics``, to be written while the ``folder`` lives.
 
-    A fold whose horizon has not passed has no targets: what its lists are like is known, their accuracy is not.
+    Of several folds also the figures of all their lists together, as fold ``pooled``: ``num_users`` counts a user once a fold,
+    and a replicate draws him with all of them. A fold whose horizon has not passed has no targets: what its lists are like is
+    known, their accuracy is not.
 
     Raises
     ------
     ValueError
-        The fold has no candidates.
+        A fold has no candidates.
     """
-    sources, candidates, items, fold = rows.sources(), rows.candidates, rows.items, rows.fold
-    ks, num_users = settings.ks, rows.user_categories.select(C.USER_IDX).distinct().count()
-    facts = folder.share(facts_of(items, rows.buyers, num_users=num_users))
-    judged = [(describe_lists(candidates, rows.user_categories, facts, ks=ks), beyond_names(ks))]
-    if fold.has_targets:
-        judged.append((judge_lists(candidates, rows.targets, rows.buyers, sources=sources, ks=ks), metric_names(ks)))
-    num_compared = len(set(sources) - {BASELINE})
-    metrics = exposure_of(candidates, items, ks=ks)
-    for users, names in judged:
-        metrics = metrics.unionByName(summarise(users, names, settings, seed, num_compared=num_compared))
-    return metrics.withColumn(C.RUN_ID, F.lit(run_id))
+    ks = settings.ks
+    sources = {rows.fold.name: rows.sources() for rows in folds}
+    num_compared = len(set().union(*sources.values()) - {BASELINE})
+    metrics = [exposure_of(rows.lists(), rows.items, ks=ks) for rows in folds]
+    described = [_describe(rows, folder, ks) for rows in folds]
+    judged = [_judge(rows, sources[rows.fold.name], ks) for rows in folds if rows.fold.has_targets]
+    groups = [(described, beyond_names(ks))]
+    if judged:
+        groups += [
+            ([users for users, _ in judged], metric_names(ks)),
+            ([macro for _, macro in judged], macro_names(ks)),
+        ]
+    for parts, names in groups:
+        users = reduce(DataFrame.unionByName, parts)
+        if len(parts) > 1:
+            users = users.unionByName(users.withColumn(C.FOLD, F.lit(POOLED)))
+        metrics.append(summarise(users, names, settings, seed, num_compared=num_compared))
+    return reduce(DataFrame.unionByName, metrics).withColumn(C.RUN_ID, F.lit(run_id))
+
+
+def _describe(rows: FoldRows, folder: SharedFolder, ks: Sequence[int]) -> DataFrame:
+    num_users = rows.user_categories.select(C.USER_IDX).distinct().count()
+    facts = folder.share(facts_of(rows.items, rows.buyers, num_users=num_users))
+    return describe_lists(rows.lists(), rows.user_categories, facts, ks=ks)
+
+
+def _judge(rows: FoldRows, sources: Sequence[str], ks: Sequence[int]) -> tuple[DataFrame, DataFrame]:
+    slices = slices_of(rows.scopes)
+    lists = rows.lists().unionByName(cold_lists(rows, sources, k=max(ks)), allowMissingColumns=True)
+    accuracy = judge_lists(lists, rows.targets, rows.buyers, sources=sources, slices=slices, ks=ks).drop(C.NUM_TARGETS)
+    whole = [one for one in slices if one.name in rows.scopes]
+    return accuracy, judge_categories(lists, rows.targets, sources=sources, slices=whole, ks=ks)
+
+
+def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
+    """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``item_idx``, ``rank``).
+
+    Popularity's own K best items, which the blend falls back on as well; the other sources have nothing for them.
+    """
+    top = rows.buyers.join(rows.items.where(C.RECOMMENDABLE), C.ITEM_IDX, how="left_semi")
+    best = top.orderBy(F.desc(C.NUM_BUYERS), C.ITEM_IDX).limit(k).select(C.ITEM_IDX).collect()
+    listed = [
+        F.struct(F.lit(source).alias(C.SOURCE), F.lit(row[0]).alias(C.ITEM_IDX), F.lit(rank).alias(C.RANK))
+        for source in sources
+        if source in FALL_BACK
+        for rank, row in enumerate(best, start=1)
+    ]
+    nothing = F.array().cast(f"array<struct<{C.SOURCE}:string,{C.ITEM_IDX}:int,{C.RANK}:int>>")
+    users = rows.targets.where(C.COLD_USER).select(C.FOLD, C.USER_IDX).distinct()
+    scope = F.lit(rows.scopes[0]).alias(C.SCOPE)
+    return users.select(C.FOLD, C.USER_IDX, scope, F.inline(F.array(*listed) if listed else nothing))
 
 
 def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> dict[str, str]:
@@ -76,9 +136,12 @@ def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> di
     The figures are the users judged, NDCG and coverage at the first of ``evaluation.ks``; the table has all of them.
     """
     k = settings.ks[0]
-    shown = metrics.where(F.col(C.METRIC).isin(HEADLINE, COVERAGE) & (F.col(C.K) == k))
-    # A row a model and slice: no more than a screen of them.
-    rows = sorted(shown.collect(), key=lambda row: (row[C.SLICE] != "touched", row[C.METRIC] != HEADLINE, row[C.MODEL]))
+    shown = metrics.where(F.col(C.METRIC).isin(HEADLINE, COVERAGE) & (F.col(C.K) == k) & F.col(C.SLICE).isin(*SCOPES))
+    # A row a model, slice and fold: no more than a screen of them.
+    rows = sorted(
+        of_one_fold(shown.collect(), fold.name),
+        key=lambda row: (row[C.SLICE] != "touched", row[C.METRIC] != HEADLINE, row[C.MODEL]),
+    )
     figures = {}
     if not fold.has_targets:
         figures["accuracy"] = (
@@ -90,6 +153,12 @@ def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> di
             figures.setdefault(f"users {row[C.SLICE]}", f"{row[C.NUM_USERS]:,} with targets")
         figures[f"{row[C.METRIC]}@{k} {row[C.SLICE]} {row[C.MODEL]}"] = describe_figure(row)
     return figures
+
+
+def of_one_fold(rows: Sequence[Row], fold: str) -> list[Row]:
+    """Those rows of ``metrics`` that are of all folds together, or where there was one fold, of it."""
+    is_pooled = any(row[C.FOLD] == POOLED for row in rows)
+    return [row for row in rows if row[C.FOLD] == (POOLED if is_pooled else fold)]
 
 
 def describe_figure(row: Row) -> str:

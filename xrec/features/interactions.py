@@ -52,11 +52,15 @@ def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) 
     Touched: a counting event within the look-back. Home: the smallest set of categories, by falling weight, ties by name,
     that covers ``home_coverage`` of the user's weight, at least one.
     """
-    touches = _counts(categories)
+    counts = touches = _counts(categories)
     if categories.look_back_days is not None:
         age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
         touches = touches & (age_days <= F.lit(categories.look_back_days))
-    mix = weighted.groupBy(C.USER_IDX, C.CATEGORY).agg(F.sum(C.WEIGHT).alias(C.WEIGHT), F.max(touches).alias(C.TOUCHED))
+    mix = weighted.groupBy(C.USER_IDX, C.CATEGORY).agg(
+        F.sum(C.WEIGHT).alias(C.WEIGHT),
+        F.max(touches).alias(C.TOUCHED),
+        (F.max(counts) & ~F.max(touches)).alias(C.LAPSED),
+    )
     a_user = Window.partitionBy(C.USER_IDX)
     heaviest_first = a_user.orderBy(F.desc(C.WEIGHT), C.CATEGORY)
     before = heaviest_first.rowsBetween(Window.unboundedPreceding, -1)
@@ -71,28 +75,41 @@ def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) 
 def targets_of(
     horizon: DataFrame, user_categories: DataFrame, interactions: DataFrame, fold: Fold, categories: Categories
 ) -> DataFrame:
-    """Horizon events to rows of ``targets``: one a (user, item) first had then, outside touched or home categories.
+    """Horizon events to rows of ``targets``: one a (user, item) of a counting event on a recommendable item.
 
-    Only users with history count: a cold user has no category that he does not buy yet.
+    A cross-category target is new to its user. A cold user has no category that he does not buy yet: nothing of his is one.
     """
-    had = interactions.select(C.USER_IDX, C.ITEM_IDX)
+    had = interactions.select(C.USER_IDX, C.ITEM_IDX, F.lit(True).alias("is_known"))
+    users = had.select(C.USER_IDX, F.lit(True).alias("is_warm_user")).distinct()
+    items = had.select(C.ITEM_IDX, F.lit(True).alias("is_warm_item")).distinct()
+    mixes = user_categories.select(C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME, C.LAPSED)
     bought = (
         horizon.where(_counts(categories) & F.col(C.RECOMMENDABLE))
         .select(C.USER_IDX, C.ITEM_IDX, C.CATEGORY)
         .distinct()
-        .join(had, [C.USER_IDX, C.ITEM_IDX], how="left_anti")
-        .join(had.select(C.USER_IDX).distinct(), C.USER_IDX, how="left_semi")
+        .join(had, [C.USER_IDX, C.ITEM_IDX], how="left")
+        .join(users, C.USER_IDX, how="left")
+        .join(items, C.ITEM_IDX, how="left")
+        .join(mixes, [C.USER_IDX, C.CATEGORY], how="left")
     )
-    known = user_categories.select(C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME)
-    crossed = bought.join(known, [C.USER_IDX, C.CATEGORY], how="left").select(
+    is_new, is_cold = _missing("is_known"), _missing("is_warm_user")
+    return bought.select(
         F.lit(fold.name).alias(C.FOLD),
         C.USER_IDX,
         C.ITEM_IDX,
         C.CATEGORY,
-        (~F.coalesce(F.col(C.TOUCHED), F.lit(False))).alias("cross_touched"),
-        (~F.coalesce(F.col(C.HOME), F.lit(False))).alias("cross_home"),
+        (is_new & ~is_cold & _missing(C.TOUCHED)).alias(C.CROSS_TOUCHED),
+        (is_new & ~is_cold & _missing(C.HOME)).alias(C.CROSS_HOME),
+        is_new.alias(C.IS_NEW),
+        (~_missing(C.LAPSED)).alias(C.LAPSED),
+        _missing("is_warm_item").alias(C.COLD_ITEM),
+        is_cold.alias(C.COLD_USER),
     )
-    return crossed.where("cross_touched or cross_home")
+
+
+def _missing(flag: str) -> Column:
+    """Whether a flag is not true, null included."""
+    return ~F.coalesce(F.col(flag), F.lit(False))
 
 
 def _counts(categories: Categories) -> Column:
@@ -114,9 +131,10 @@ def describe_fold(
     ).first()
     mix = user_categories.agg(F.count_if(C.TOUCHED), F.count_if(C.HOME)).first()
     hit = targets.agg(
-        F.count_if("cross_touched"),
-        F.count_if("cross_home"),
-        F.countDistinct(F.when(F.col("cross_touched"), F.col(C.USER_IDX))),
+        F.count_if(C.CROSS_TOUCHED),
+        F.count_if(C.CROSS_HOME),
+        F.countDistinct(F.when(F.col(C.CROSS_TOUCHED), F.col(C.USER_IDX))),
+        F.countDistinct(F.when(F.col(C.COLD_USER), F.col(C.USER_IDX))),
     ).first()
     assert had is not None
     assert mix is not None
@@ -138,4 +156,5 @@ def describe_fold(
         "targets_touched": f"{hit[0]:,}",
         "targets_home": f"{hit[1]:,}",
         "users_with_targets_touched": f"{hit[2]:,}",
+        "cold_users_with_targets": f"{hit[3]:,}",
     }

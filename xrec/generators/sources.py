@@ -23,12 +23,27 @@ SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
 """Sources that are made whatever ``ranking.sources`` says: the baselines of the evaluation."""
 
 
+def sources_of(settings: Settings) -> tuple[str, ...]:
+    """The sources that have candidates: the baselines and those that are blended."""
+    return tuple(dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources)))
+
+
+def models_of(settings: Settings) -> tuple[str, ...]:
+    """What is judged: the sources, and their blend."""
+    return (*sources_of(settings), C.BLEND)
+
+
 @contextmanager
-def users_of_folds(tables: Tables, eligible: DataFrame, folds: Sequence[Fold]) -> Iterator[dict[Fold, DataFrame]]:
+def users_of_folds(
+    tables: Tables, eligible: DataFrame, folds: Sequence[Fold], scopes: Sequence[str]
+) -> Iterator[dict[Fold, DataFrame]]:
     """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks."""
     users = {
         fold: users_of(
-            tables.read("interactions", fold=fold.name), tables.read("user_categories", fold=fold.name), eligible
+            tables.read("interactions", fold=fold.name),
+            tables.read("user_categories", fold=fold.name),
+            eligible,
+            scopes,
         ).persist(StorageLevel.DISK_ONLY)
         for fold in folds
     }

@@ -21,13 +21,13 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.ranking.eligibility import SCOPES, Scope
+from xrec.evaluation.slices import SCOPES, scope_slice
 from xrec.ranking.topk import Array, spread
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
     from xrec.config import Ranking
 
-SOURCE = "blend"
+SOURCE = C.BLEND
 CUT_OFF = 10
 """k of the NDCG that chooses the weights."""
 LEAST_POPULARITY = 1e-6
@@ -41,7 +41,7 @@ _SUM_ARROW = pa.schema({C.SCOPE: pa.string(), "point": pa.int32(), C.NDCG: pa.fl
 class Choice:
     """A scope's weights, and the evidence for them."""
 
-    scope: Scope
+    scope: str
     weights: Mapping[str, float]
     """Weight of each source, in the order of the settings; they add up to 1."""
     selected_on: str
@@ -60,20 +60,26 @@ def weight_grid(num_sources: int, step: float) -> Array:
     return np.array(sorted(map(tuple, points), reverse=True), dtype=np.float64) / parts
 
 
-def choose_weights(candidates: DataFrame, targets: DataFrame, ranking: Ranking, folds: Sequence[str]) -> list[Choice]:
+def choose_weights(
+    candidates: DataFrame, targets: DataFrame, ranking: Ranking, *, scopes: Sequence[str], folds: Sequence[str]
+) -> list[Choice]:
     """The weights of each scope, chosen on the folds named; popularity alone where they hold no target.
 
     Parameters
     ----------
     candidates, targets
         Rows of the tables of these names.
+    scopes
+        The scopes that have lists.
     folds
         Names of the select folds; their users with targets are pooled.
     """
     sources, grid = _grid_of(ranking)
     applied = _at_least(grid)
     picked = candidates.where(F.col(C.FOLD).isin(*folds) & F.col(C.SOURCE).isin(*sources))
-    judged = spread(_user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*folds))), sources), C.USER_IDX)
+    judged = spread(
+        _user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*folds)), scopes), sources), C.USER_IDX
+    )
     constant = ranking.fusion_constant
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -88,7 +94,7 @@ def choose_weights(candidates: DataFrame, targets: DataFrame, ranking: Ranking, 
     )
     return [
         _choose(scope, {row["point"]: row[C.NDCG] for row in means if row[C.SCOPE] == scope}, sources, grid, folds)
-        for scope in SCOPES
+        for scope in scopes
     ]
 
 
@@ -105,7 +111,7 @@ def _at_least(grid: Array) -> Array:
 
 
 def _choose(
-    scope: Scope, means: Mapping[int, float], sources: Sequence[str], grid: Array, folds: Sequence[str]
+    scope: str, means: Mapping[int, float], sources: Sequence[str], grid: Array, folds: Sequence[str]
 ) -> Choice:
     if not means:
         why = f"none ({'no select fold' if not folds else 'no target in ' + ' '.join(folds)})"
@@ -122,11 +128,11 @@ def _choose(
     )
 
 
-def _target_rows(targets: DataFrame) -> DataFrame:
+def _target_rows(targets: DataFrame, scopes: Sequence[str]) -> DataFrame:
     """Targets to one row a (``fold``, ``scope``, ``user_idx``), with the items as ``targets``."""
     scoped = [
-        targets.where(F.col(f"cross_{scope}")).select(C.FOLD, F.lit(scope).alias(C.SCOPE), C.USER_IDX, C.ITEM_IDX)
-        for scope in SCOPES
+        targets.where(scope_slice(scope).holds).select(C.FOLD, F.lit(scope).alias(C.SCOPE), C.USER_IDX, C.ITEM_IDX)
+        for scope in scopes
     ]
     together = reduce(DataFrame.unionByName, scoped)
     return together.groupBy(C.FOLD, C.SCOPE, C.USER_IDX).agg(F.collect_list(C.ITEM_IDX).alias("targets"))
@@ -158,10 +164,10 @@ def _judge_batch(batch: pa.RecordBatch, grid: Array, constant: float) -> pa.Reco
     """A batch of users to the sum of the NDCG of each scope and grid point, and the number of its users."""
     scopes = batch.column(C.SCOPE).to_pylist()
     lists = [batch.column(name) for name in ("targets", C.ITEM_IDX, "source_code", C.RANK)]
-    totals = {scope: np.zeros(len(grid)) for scope in SCOPES}
+    held = sorted(set(scopes))
+    totals = {scope: np.zeros(len(grid)) for scope in held}
     for row, scope in enumerate(scopes):
         totals[scope] += judge_user(*[values[row].values.to_numpy() for values in lists], grid=grid, constant=constant)
-    held = [scope for scope in SCOPES if scope in scopes]
     arrays = [
         pa.array(np.repeat(held, len(grid)), type=pa.string()),
         pa.array(np.tile(np.arange(len(grid), dtype=np.int32), len(held))),
@@ -272,6 +278,7 @@ def read_choices(blend_weights: DataFrame, ranking: Ranking) -> list[Choice]:
             ndcg_popularity=next(row[C.NDCG_POPULARITY] for row in rows if row[C.SCOPE] == scope),
         )
         for scope in SCOPES
+        if any(row[C.SCOPE] == scope for row in rows)
     ]
 
 

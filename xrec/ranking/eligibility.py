@@ -5,17 +5,18 @@ Items that are not ``recommendable`` (non-merchandise, unknown category) never e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
-from typing import Literal
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 
-Scope = Literal["touched", "home"]
-SCOPES: tuple[Scope, ...] = ("touched", "home")
-"""Which of a user's categories are excluded: all that he touched, or his home categories only."""
+EXCLUDING = (C.TOUCHED, C.HOME)
+"""The scopes that exclude categories, each those that the column of its name in ``user_categories`` says."""
+SEES_ALL = "all"
+"""The scope that excludes nothing: what the user had may be recommended again."""
 
 
 class EligibilityError(ValueError):
@@ -35,31 +36,39 @@ def eligible_items(items: DataFrame) -> DataFrame:
     return recommendable.join(F.broadcast(codes), C.CATEGORY, how="inner")
 
 
-def users_of(interactions: DataFrame, user_categories: DataFrame, eligible: DataFrame) -> DataFrame:
+def users_of(
+    interactions: DataFrame, user_categories: DataFrame, eligible: DataFrame, scopes: Sequence[str]
+) -> DataFrame:
     """A fold's interactions and user categories to one row a (``scope``, ``user_idx``), with ``excluded`` and ``seen``.
 
     Every user with an interaction is there. ``excluded`` holds the codes of the categories that the scope excludes, ``seen``
-    the indexes of all items that he had; both may be empty, neither is null.
+    the indexes of all items that he had (none in the scope ``all``); both may be empty, neither is null.
     """
     seen = interactions.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(C.SEEN))
     codes = eligible.select(C.CATEGORY, C.CATEGORY_CODE).distinct()
     coded = user_categories.join(F.broadcast(codes), C.CATEGORY, how="inner")
     excluded = coded.groupBy(C.USER_IDX).agg(
-        *[F.sort_array(F.collect_list(F.when(F.col(scope), F.col(C.CATEGORY_CODE)))).alias(scope) for scope in SCOPES]
+        *[
+            F.sort_array(F.collect_list(F.when(F.col(scope), F.col(C.CATEGORY_CODE)))).alias(scope)
+            for scope in EXCLUDING
+        ]
     )
     users = seen.join(excluded, C.USER_IDX, how="left")
     nothing = F.array().cast("array<int>")
     scoped = [
         users.select(
-            F.lit(scope).alias(C.SCOPE), C.USER_IDX, F.coalesce(F.col(scope), nothing).alias(C.EXCLUDED), C.SEEN
+            F.lit(scope).alias(C.SCOPE),
+            C.USER_IDX,
+            (F.coalesce(F.col(scope), nothing) if scope in EXCLUDING else nothing).alias(C.EXCLUDED),
+            (nothing if scope == SEES_ALL else F.col(C.SEEN)).alias(C.SEEN),
         )
-        for scope in SCOPES
+        for scope in scopes
     ]
     return reduce(DataFrame.unionByName, scoped)
 
 
 def check_eligible(
-    rows: DataFrame, items: DataFrame, interactions: DataFrame, user_categories: DataFrame, *, scope: Scope
+    rows: DataFrame, items: DataFrame, interactions: DataFrame, user_categories: DataFrame, *, scope: str
 ) -> None:
     """Raise :class:`EligibilityError` where a (``user_idx``, ``item_idx``) is seen, excluded or not recommendable."""
     pairs = rows.select(C.USER_IDX, C.ITEM_IDX).join(

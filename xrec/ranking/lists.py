@@ -13,7 +13,7 @@ from xrec.config import Ranking
 from xrec.evaluation.folds import Fold
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import Choice, with_contributions
-from xrec.ranking.eligibility import Scope, check_eligible
+from xrec.ranking.eligibility import check_eligible
 from xrec.storage.tables import Tables
 
 
@@ -42,7 +42,7 @@ def lists_of(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking,
 
 
 def check_lists(
-    lists: DataFrame, items: DataFrame, interactions: DataFrame, user_categories: DataFrame, *, scope: Scope
+    lists: DataFrame, items: DataFrame, interactions: DataFrame, user_categories: DataFrame, *, scope: str
 ) -> None:
     """Raise where a list holds what its user must not get, or what no source of the blend proposed.
 

@@ -69,6 +69,11 @@ class StageContext:
         """The fold whose lists are written: test or serve."""
         return self.folds[-1]
 
+    @property
+    def judged_folds(self) -> list[Fold]:
+        """The folds whose lists are judged: those of the purpose that the settings name."""
+        return [fold for fold in self.folds if fold.purpose == self.settings.folds.purpose]
+
     def indexed_events(self) -> DataFrame:
         """Judged events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
         users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)

@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.evaluation.report import is_significant
+from xrec.evaluation.report import is_significant, of_one_fold
+from xrec.evaluation.slices import SCOPES
 from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
@@ -80,8 +81,8 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
 
 
 def _print_models(console: Console, context: StageContext, run_id: str) -> None:
-    metrics = context.tables.read("metrics", run_id=run_id).collect()
-    for scope in sorted({row[C.SLICE] for row in metrics}, reverse=True):
+    metrics = of_one_fold(context.tables.read("metrics", run_id=run_id).collect(), context.main_fold.name)
+    for scope in sorted({row[C.SLICE] for row in metrics} & set(SCOPES), reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]
         k = min(row[C.K] for row in rows)
         users = max((row[C.NUM_USERS] for row in rows if row[C.METRIC] == _HEADLINE), default=0)
@@ -98,7 +99,8 @@ def _print_models(console: Console, context: StageContext, run_id: str) -> None:
             others = [f"{found[name][C.VALUE]:.4f}" if name in found else "-" for name in _OTHERS]
             grid.add_row(model, *_headline(found.get(_HEADLINE)), *others)
         console.print(grid)
-    console.print("the table metrics has every cut-off and interval")
+    others = sorted({row[C.SLICE] for row in metrics} - set(SCOPES))
+    console.print(f"the table metrics has every cut-off and interval, and the slices {', '.join(others) or '(none)'}")
 
 
 def _headline(head: Row | None) -> tuple[str, str]:
