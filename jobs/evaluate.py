@@ -3,11 +3,18 @@
 ./spark-submit.sh jobs/evaluate.py --set evaluation.ks=[10,20]
 """
 
+from pyspark.sql import functions as F
+
+from xrec import columns as C
 from xrec.evaluation.categories import category_flow
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.report import FoldRows, describe_metrics, judge
+from xrec.evaluation.stability import stability_of
 from xrec.features.buyers import num_buyers_of
 from xrec.generators.sources import models_of
+from xrec.ranking.blend import SOURCE as BLEND
+from xrec.ranking.lists import lists_and_earlier
+from xrec.runs.looks import record_look
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
@@ -18,11 +25,25 @@ def run(context: StageContext) -> Figures:
     tables, settings, fold, run_id = context.tables, context.settings, context.main_fold, context.run_id
     folds = [rows_of(context, fold) for fold in context.judged_folds]
     with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
-        metrics = judge(folds, settings.evaluation, folder, seed=settings.seed, run_id=run_id)
-        tables.write("metrics", metrics, run_id=run_id)
+        metrics = judge(folds, settings.evaluation, folder, seed=settings.seed)
+        if both := lists_and_earlier(tables, fold):
+            metrics = metrics.unionByName(
+                stability_of(
+                    *both,
+                    settings.evaluation,
+                    fold=fold.name,
+                    model=BLEND,
+                    scope=settings.ranking.scope,
+                    seed=settings.seed,
+                )
+            )
+        tables.write("metrics", metrics.withColumn(C.RUN_ID, F.lit(run_id)), run_id=run_id)
     flow = category_flow(folds[-1], k=settings.evaluation.ks[0], run_id=run_id)
     tables.write("category_flow", flow, run_id=run_id)
-    return describe_metrics(tables.read("metrics", run_id=run_id), fold, settings.evaluation)
+    figures = describe_metrics(tables.read("metrics", run_id=run_id), fold, settings.evaluation)
+    if settings.folds.purpose == "test":
+        figures["looks"] = record_look(context, figures)
+    return figures
 
 
 def rows_of(context: StageContext, fold: Fold) -> FoldRows:

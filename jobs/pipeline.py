@@ -8,12 +8,11 @@
 """
 
 import argparse
-from importlib import import_module
 
 from xrec.config import add_arguments, load_settings
-from xrec.runs.applications import run_as_application
 from xrec.runs.progress import build_console
-from xrec.runs.stage import StageContext, exit_on_error, new_run_id, run_stage
+from xrec.runs.running import Run
+from xrec.runs.stage import exit_on_error, new_run_id
 from xrec.runs.stages import STAGE_NAMES, select_stages
 from xrec.runs.summary import print_plan, print_summary
 from xrec.session import build_session
@@ -37,14 +36,9 @@ def main() -> None:
         print_plan(console, Tables(spark, settings.storage), chosen, settings)
         if arguments.dry_run:
             return
-        for number, info in enumerate(chosen, start=1):
-            context = StageContext(spark=spark, settings=settings, run_id=run_id)
-            title = f"[{number}/{len(chosen)}] {info.name}: {info.does}"
-            if info.own_application:
-                run_as_application(info, context, arguments.config, arguments.overrides, title, console)
-            else:
-                run_stage(context, info.name, import_module(info.name).run, title, console)
-        print_summary(console, StageContext(spark=spark, settings=settings, run_id=run_id), chosen)
+        run = Run(spark=spark, console=console, run_id=run_id, config=arguments.config, overrides=arguments.overrides)
+        run.run(chosen)
+        print_summary(console, run.context(), chosen)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ ALLOWED = {
     # What a person is shown: the newest row a stage, a run's figures, five customers.
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
-    ("xrec/runs/summary.py", "_print_models", "collect"),
+    ("xrec/runs/summary.py", "print_models", "collect"),
     ("xrec/runs/summary.py", "_print_customers", "collect"),
     # Rows that are checked and counted before they are written; freed right after.
     ("xrec/storage/tables.py", "Tables.write", "persist"),

@@ -27,6 +27,7 @@ from xrec.evaluation.macro import MACRO, judge_categories, macro_names
 from xrec.evaluation.metrics import ACCURACY, EXPOSURE, exposure_of, judge_lists, metric_names, sources_of
 from xrec.evaluation.report import FoldRows, describe_figure, describe_metrics, judge
 from xrec.evaluation.slices import scope_slice
+from xrec.evaluation.stability import judge_stability, stability_of
 from xrec.storage.shared import SharedFolder
 
 pytestmark = pytest.mark.spark
@@ -191,7 +192,7 @@ def test_slices_part_the_targets_and_cold_users_have_popularity(spark: SparkSess
     warm = [(*one[:8], one[2] % 3 == 0, False) for one in targets]
     cold = [target(100, item, touched=False, home=False, cold_user=True) for item in (2, 4, 39)]
     rows = fold_rows(spark, "test", candidates, warm + cold)
-    metrics = judge([rows], Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+    metrics = judge([rows], Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0)
     found = {(row[C.MODEL], row[C.SLICE]): row for row in metrics.where("metric = 'recall'").collect()}
     assert {name for _, name in found} == {"touched", "home", "touched_cold_items", "home_cold_items", "cold_users"}
     for name, flag in (("touched", 3), ("home", 4)):
@@ -210,7 +211,7 @@ def test_folds_are_pooled_by_user(spark: SparkSession, tmp_path: Path) -> None:
         name = f"test-{number}"
         rows = fold_rows(spark, "test", [(name, *one[1:]) for one in candidates], [(name, *one[1:]) for one in targets])
         folds.append(replace(rows, fold=replace(rows.fold, name=name)))
-    metrics = judge(folds, Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+    metrics = judge(folds, Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0)
     rows = metrics.where("metric = 'ndcg' and slice = 'touched' and model = 'als'").collect()
     of_fold = {row[C.FOLD]: row for row in rows}
     assert set(of_fold) == {"test-0", "test-1", "pooled"}
@@ -218,6 +219,21 @@ def test_folds_are_pooled_by_user(spark: SparkSession, tmp_path: Path) -> None:
     assert users["pooled"] == users["test-0"] + users["test-1"]
     mean = sum(of_fold[f"test-{n}"][C.VALUE] * users[f"test-{n}"] for n in (0, 1)) / users["pooled"]
     assert of_fold["pooled"][C.VALUE] == pytest.approx(mean)
+
+
+def test_stability_is_the_share_of_common_items_of_users_with_both_lists(spark: SparkSession) -> None:
+    schema = "user_idx int, item_id string, rank int"
+    now = {0: "abcd", 1: "abcd", 2: "ab", 3: "abcd"}
+    before = {0: "abcd", 1: "wabx", 2: "xyab", 4: "abcd"}
+    frames = [
+        spark.createDataFrame([(u, i, r) for u, items in lists.items() for r, i in enumerate(items, 1)], schema)
+        for lists in (now, before)
+    ]
+    found = {row[C.USER_IDX]: row["values"] for row in judge_stability(*frames, ks=(2, 10)).collect()}
+    assert found == {0: [1.0, 1.0], 1: [0.5, 0.5], 2: [0.0, 0.5]}
+    settings = Evaluation(ks=(2,), num_bootstrap=5)
+    row = stability_of(*frames, settings, fold=FOLD, model="blend", scope="touched", seed=0).first()
+    assert (row[C.METRIC], row[C.VALUE], row[C.NUM_USERS], row[C.DIFFERENCE]) == ("stability", 0.5, 3, None)
 
 
 def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
@@ -452,7 +468,7 @@ def judged_run(spark: SparkSession, place: Path, purpose: str) -> tuple[DataFram
     candidates, targets = random_case(4)
     settings = Evaluation(ks=(10, 20), num_bootstrap=50)
     rows = fold_rows(spark, purpose, candidates, targets)
-    metrics = judge([rows], settings, SharedFolder(str(place)), seed=0, run_id="run").cache()
+    metrics = judge([rows], settings, SharedFolder(str(place)), seed=0).cache()
     return metrics, describe_metrics(metrics, fold_of(purpose), settings)
 
 
@@ -503,5 +519,5 @@ def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
 def test_no_candidates_is_an_error_that_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
     rows = fold_rows(spark, "test", [], [])
     with pytest.raises(ValueError, match="found no row of fold 'test-2024-07-01'") as error:
-        judge([rows], Evaluation(), SharedFolder(str(tmp_path)), seed=0, run_id="run")
+        judge([rows], Evaluation(), SharedFolder(str(tmp_path)), seed=0)
     assert "--only candidates" in str(error.value)

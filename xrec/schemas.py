@@ -338,6 +338,30 @@ _TABLES = (
         made_by="evaluate",
     ),
     Table(
+        name="looks",
+        row="a run that judged a test fold, with the commit and the settings (JSON) that it ran with and the figures that it saw",
+        columns=(
+            "run_id string, fold string, looked_ts timestamp, code_version string, settings_hash string, settings string, "
+            "figures map<string,string>"
+        ),
+        key=(C.RUN_ID, C.FOLD),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID,),
+        made_by="evaluate",
+    ),
+    Table(
+        name="trials",
+        row="settings that a search tried, with their NDCG at k over the users of the select folds; trial 0 is the control",
+        columns=(
+            "run_id string, trial int, settings string, selected_on string, scope string, k int, ndcg double, "
+            "num_users bigint, chosen boolean"
+        ),
+        key=(C.RUN_ID, C.TRIAL),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID,),
+        made_by="compare (with --trials)",
+    ),
+    Table(
         name="stage_runs",
         row="a stage that ended, with the table versions that it wrote and the figures that it reports",
         columns=(

@@ -63,10 +63,8 @@ class FoldRows:
         return sources
 
 
-def judge(
-    folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder, *, seed: int, run_id: str
-) -> DataFrame:
-    """Folds to rows of ``metrics``, to be written while the ``folder`` lives.
+def judge(folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder, *, seed: int) -> DataFrame:
+    """Folds to rows of ``metrics`` (without run_id), to be written while the ``folder`` lives.
 
     Of several folds also the figures of all their lists together, as fold ``pooled``: ``num_users`` counts a user once a fold,
     and a replicate draws him with all of them. A fold whose horizon has not passed has no targets: what its lists are like is
@@ -94,7 +92,7 @@ def judge(
         if len(parts) > 1:
             users = users.unionByName(users.withColumn(C.FOLD, F.lit(POOLED)))
         metrics.append(summarise(users, names, settings, seed, num_compared=num_compared))
-    return reduce(DataFrame.unionByName, metrics).withColumn(C.RUN_ID, F.lit(run_id))
+    return reduce(DataFrame.unionByName, metrics)
 
 
 def _describe(rows: FoldRows, folder: SharedFolder, ks: Sequence[int]) -> DataFrame:

@@ -94,6 +94,30 @@ def model_version_of(tables: Tables, candidates: DataFrame) -> str:
     return ",".join(parts)
 
 
+def lists_and_earlier(tables: Tables, fold: Fold) -> tuple[DataFrame, DataFrame] | None:
+    """The fold's rows of ``recommendations``, and those before: of the newest earlier run date, else of its own before this run.
+
+    Both with ``user_idx``; None where either is not there.
+    """
+    if not tables.exists("recommendations"):
+        return None
+    run_date = F.lit(fold.as_of.date())
+    rows = tables.read("recommendations")
+    version = tables.read_versions["recommendations"]
+    lists, older = rows.where(F.col(C.RUN_DATE) == run_date), rows.where(F.col(C.RUN_DATE) < run_date)
+    if older.isEmpty():
+        if not version:
+            return None
+        older = tables.read("recommendations", version=version - 1).where(F.col(C.RUN_DATE) == run_date)
+        tables.read_versions["recommendations"] = version
+    newest = older.agg(F.max(C.RUN_DATE)).first()
+    if lists.isEmpty() or newest is None or newest[0] is None:
+        return None
+    users = tables.read("users").select(C.USER_ID, C.USER_IDX)
+    earlier = older.where(F.col(C.RUN_DATE) == F.lit(newest[0]))
+    return lists.join(users, C.USER_ID, how="inner"), earlier.join(users, C.USER_ID, how="inner")
+
+
 def describe_lists(recommendations: DataFrame, ranking: Ranking) -> dict[str, str]:
     """Counts of the lists, for the summary."""
     found = recommendations.agg(

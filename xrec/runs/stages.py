@@ -97,7 +97,7 @@ STAGES: tuple[StageInfo, ...] = (
         name="evaluate",
         does="judge every source",
         reads=("candidates", "targets", "items", "interactions", "user_categories"),
-        writes=("metrics", "category_flow"),
+        writes=("metrics", "category_flow", "looks"),
     ),
 )
 

@@ -48,7 +48,7 @@ def print_summary(console: Console, context: StageContext, chosen: Sequence[Stag
         _print_rows(console, runs["ingest"])
     _print_times(console, context, runs)
     if "evaluate" in names:
-        _print_models(console, context, runs["evaluate"].run_id)
+        print_models(console, context, runs["evaluate"].run_id)
     if "recommend" in names:
         _print_customers(console, context)
     _print_places(console, context)
@@ -80,7 +80,8 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
     console.print(grid)
 
 
-def _print_models(console: Console, context: StageContext, run_id: str) -> None:
+def print_models(console: Console, context: StageContext, run_id: str) -> None:
+    """A table a scope: each model's figures beside popularity."""
     metrics = of_one_fold(context.tables.read("metrics", run_id=run_id).collect(), context.main_fold.name)
     for scope in sorted({row[C.SLICE] for row in metrics} & set(SCOPES), reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]

@@ -1,0 +1,48 @@
+"""Runs stages one after the other: those of a run share its settings, its id and its console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+
+from pyspark.sql import SparkSession
+from rich.console import Console
+
+from xrec.config import Settings, load_settings
+from xrec.runs.applications import run_as_application
+from xrec.runs.stage import StageContext, run_stage
+from xrec.runs.stages import StageInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of several stages; their job files lie beside the one that was submitted."""
+
+    spark: SparkSession
+    console: Console
+    run_id: str
+    config: Sequence[str]
+    overrides: Sequence[str]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the files and overrides make."""
+        return load_settings(self.config, self.overrides)
+
+    def context(self) -> StageContext:
+        """What a stage of this run is given; each sees the newest tables."""
+        return StageContext(spark=self.spark, settings=self.settings, run_id=self.run_id)
+
+    def with_overrides(self, *overrides: str) -> Run:
+        """The same run with further settings."""
+        return replace(self, overrides=[*self.overrides, *overrides])
+
+    def run(self, stages: Sequence[StageInfo]) -> None:
+        """Run the stages in this order."""
+        for number, info in enumerate(stages, start=1):
+            title = f"[{number}/{len(stages)}] {info.name}: {info.does}"
+            if info.own_application:
+                run_as_application(info, self.context(), self.config, self.overrides, title, self.console)
+            else:
+                run_stage(self.context(), info.name, import_module(info.name).run, title, self.console)
