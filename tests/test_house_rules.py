@@ -34,6 +34,9 @@ ALLOWED = {
     ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
+    ("xrec/experiments/exposures.py", "write_exposures", "collect"),
+    # Sums by arm, slice (a category, a segment) and metric.
+    ("xrec/experiments/report.py", "analyse", "collect"),
     ("xrec/schemas.py", "check_rows", "collect"),
     ("xrec/schemas.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.

@@ -127,6 +127,16 @@ REASON = "reason"
 DATA_VERSION = "data_version"
 MODEL_VERSION = "model_version"
 
+# exposures and experiments
+EXPOSURE_ID = "exposure_id"
+EXPERIMENT = "experiment"
+ARM = "arm"
+SHOWN_TS = "shown_ts"
+FIRST_SHOWN_TS = "first_shown_ts"
+NUM_ACTIVE = "num_active"
+SRM_P_VALUE = "srm_p_value"
+VERDICT = "verdict"
+
 # metrics and runs
 SLICE = "slice"
 MAIN_CATEGORY = "main_category"

@@ -362,6 +362,38 @@ _TABLES = (
         made_by="compare (with --trials)",
     ),
     Table(
+        name="exposures",
+        row=(
+            "an item shown to a user at a time in an arm of an experiment (no item: the user was in the arm; no arm: the one that "
+            "the hash assigns); without a platform (empty) by the key that the lists have"
+        ),
+        columns=(
+            "exposure_id string, experiment string, arm string, platform string, user_id string, item_id string, "
+            "shown_ts timestamp, rank int, delivery_id string"
+        ),
+        key=(C.DELIVERY_ID, C.EXPOSURE_ID),
+        owned_by=(C.DELIVERY_ID,),
+        partitions=(C.DELIVERY_ID,),
+        made_by="read_experiment",
+    ),
+    Table(
+        name="experiment_results",
+        row=(
+            "a metric of an arm of an experiment on a slice (kind: all, category or segment), its mean a user with interval, its "
+            "difference to the control, the wider (adjusted) interval that holds for all slices of the kind at once, and what may "
+            "be said of it"
+        ),
+        columns=(
+            "experiment string, arm string, kind string, slice string, metric string, value double, low double, high double, "
+            "difference double, difference_low double, difference_high double, adjusted_low double, adjusted_high double, "
+            "num_users bigint, num_active bigint, srm_p_value double, verdict string"
+        ),
+        key=(C.EXPERIMENT, C.ARM, C.KIND, C.SLICE, C.METRIC),
+        owned_by=(C.EXPERIMENT,),
+        partitions=(C.EXPERIMENT,),
+        made_by="read_experiment",
+    ),
+    Table(
         name="stage_runs",
         row="a stage that ended, with the table versions that it wrote and the figures that it reports",
         columns=(

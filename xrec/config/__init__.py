@@ -5,6 +5,7 @@ Every key is a field of one of the sections, with its type, default, unit and bo
 """
 
 from xrec.config.base import SettingsError
+from xrec.config.experiment import Experiment, ExposureColumns, Exposures
 from xrec.config.inputs import (
     Attribute,
     Catalogue,
@@ -43,6 +44,9 @@ __all__ = [
     "Catalogue",
     "Categories",
     "Evaluation",
+    "Experiment",
+    "ExposureColumns",
+    "Exposures",
     "File",
     "Folds",
     "Identity",

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import model_validator
 
 from xrec.config.base import Count, Frozen, Name
+from xrec.config.experiment import Experiment, Exposures
 from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
 from xrec.config.learning import (
     Als,
@@ -49,6 +50,8 @@ class Settings(Frozen):
     item_knn: ItemKnn = ItemKnn()
     ranking: Ranking = Ranking()
     evaluation: Evaluation = Evaluation()
+    exposures: Exposures | None = None
+    experiment: Experiment = Experiment()
     seed: int = 20171101
     """Seed of everything that is drawn; 0 is a seed."""
     num_buckets: Count = 16
@@ -91,6 +94,12 @@ class Settings(Frozen):
                     f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
                     f"({', '.join(self.weights.event_types)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shown_by_the_clock(self) -> Settings:
+        if self.log.time.unit == "order" and self.exposures is not None:
+            raise ValueError("exposures, feedback: found them beside log.time.unit: order, expected a log with a clock")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from xrec.config import Settings, SettingsError, add_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
+from xrec.runs.stages import STAGE_NAMES
 from xrec.session import build_session
 from xrec.storage.tables import Tables
 
@@ -107,9 +108,8 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
             context.say = progress.say
             figures = stage(context)
     except Exception as error:
-        error.add_note(
-            f"what was written before stays; once this is mended, go on with ./spark-submit.sh jobs/pipeline.py --from {name}"
-        )
+        go_on = f"pipeline.py --from {name}" if name in STAGE_NAMES else f"{name}.py"
+        error.add_note(f"what was written before stays; once this is mended, go on with ./spark-submit.sh jobs/{go_on}")
         raise
     run = StageRun(
         run_id=context.run_id,

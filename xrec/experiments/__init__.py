@@ -1,0 +1,1 @@
+"""What was shown to whom, and what came of it: assignment, exposures, outcomes, effects."""
