@@ -16,7 +16,8 @@ def run(context: StageContext) -> Figures:
     eligible = eligible_items(tables.read("items"))
     sources = sources_of(settings)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{context.main_fold.name}"
-    with users_of_folds(tables, eligible, context.folds, settings.scopes) as users, shared_folder(place) as folder:
+    proposing = users_of_folds(tables, eligible, context.folds, settings.scopes, settings.feedback)
+    with proposing as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)
             tables.write("candidates", rows, fold=[fold.name for fold in users], source=source)

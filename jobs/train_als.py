@@ -16,8 +16,12 @@ def run(context: StageContext) -> Figures:
     """Write the vectors of model ``als`` of all folds of the run."""
     tables, settings, folds = context.tables, context.settings, context.folds
     training_events = tables.read("training_events")
+    feedback = tables.read("feedback") if settings.feedback.is_on else None
     checkpoints = f"{absolute(settings.storage.artifacts_root)}/checkpoints_als"
-    vectors = [train_als(training_events, fold, settings.als, settings.seed, checkpoints=checkpoints) for fold in folds]
+    vectors = [
+        train_als(training_events, fold, settings.als, settings.seed, checkpoints=checkpoints, feedback=feedback)
+        for fold in folds
+    ]
     names = [fold.name for fold in folds]
     tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     remove(checkpoints)

@@ -150,7 +150,7 @@ def test_help_lists_every_key_with_type_default_and_meaning() -> None:
     text = parser.format_help()
     lines = list(describe())
     paths = [line.split()[0] for line in lines]
-    # A file is the log's, the catalogue's, the users', the identities', the exposures' or that of the opt-outs; a time of one of four.
+    # A file is one of six: the log's, the catalogue's, the users', the identities', the opt-outs', the exposures'; a time of four.
     repeated = 5 * len(CLASSES["File"].model_fields) + 3 * len(CLASSES["TimeFormat"].model_fields)
     # The platforms' keys are those of log; an attribute's are below a name that the user gives.
     named = ("platforms", "users.attributes")

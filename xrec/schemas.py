@@ -394,6 +394,20 @@ _TABLES = (
         made_by="read_experiment",
     ),
     Table(
+        name="feedback",
+        row=(
+            "a (user, item) of a fold that was shown before as-of and bought after it, or shown in vain (weight below 0), with the "
+            "showings that count and its last purchase or showing"
+        ),
+        columns=(
+            "fold string, user_idx int, item_idx int, event_type string, event_ts timestamp, num_shown bigint, weight double"
+        ),
+        key=(C.FOLD, C.USER_IDX, C.ITEM_IDX),
+        partitions=(C.FOLD,),
+        owned_by=(C.FOLD,),
+        made_by="balance (where feedback is on)",
+    ),
+    Table(
         name="stage_runs",
         row="a stage that ended, with the table versions that it wrote and the figures that it reports",
         columns=(

@@ -5,7 +5,7 @@ Every key is a field of one of the sections, with its type, default, unit and bo
 """
 
 from xrec.config.base import SettingsError
-from xrec.config.experiment import Experiment, ExposureColumns, Exposures
+from xrec.config.experiment import Experiment, ExposureColumns, Exposures, Feedback
 from xrec.config.inputs import (
     Attribute,
     Catalogue,
@@ -47,6 +47,7 @@ __all__ = [
     "Experiment",
     "ExposureColumns",
     "Exposures",
+    "Feedback",
     "File",
     "Folds",
     "Identity",

@@ -1,4 +1,4 @@
-"""Settings of what was shown to whom: the exposures; and an experiment's arms."""
+"""Settings of what was shown to whom: the exposures, an experiment's arms, and what flows back into training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from xrec.config.base import Frozen, Name, Positive
+from xrec.config.base import Count, Frozen, Name, Positive
 from xrec.config.inputs import File, TimeFormat
 
 
@@ -69,3 +69,23 @@ class Experiment(Frozen):
         if len(arms) < 2 or abs(total - 1) > 1e-9:
             raise ValueError(f"experiment.arms: found {arms}, expected two arms or more whose shares add up to 1")
         return arms
+
+
+class Feedback(Frozen):
+    """What the exposures teach: all off by default."""
+
+    ignored_weight: Annotated[float, Field(ge=0)] = 0.0
+    """How much an item that was shown in vain counts against it for that user, in ALS alone; 0: off."""
+    bought_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight, in ALS, of a purchase that followed a showing, beside the purchase's own; 0: off."""
+    rest_days: Annotated[float, Field(ge=0)] = 0.0
+    """Days after the last showing in vain within which no source proposes the item to that user; 0: off."""
+    window_days: Positive = 7.0
+    """Days after a showing within which a purchase counts as its success; before they have passed nothing was in vain."""
+    min_shown: Count = 3
+    """Showings without any action on the item that it takes to be in vain."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything flows back."""
+        return bool(self.ignored_weight or self.bought_weight or self.rest_days)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import model_validator
 
 from xrec.config.base import Count, Frozen, Name
-from xrec.config.experiment import Experiment, Exposures
+from xrec.config.experiment import Experiment, Exposures, Feedback
 from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
 from xrec.config.learning import (
     Als,
@@ -52,6 +52,7 @@ class Settings(Frozen):
     evaluation: Evaluation = Evaluation()
     exposures: Exposures | None = None
     experiment: Experiment = Experiment()
+    feedback: Feedback = Feedback()
     seed: int = 20171101
     """Seed of everything that is drawn; 0 is a seed."""
     num_buckets: Count = 16
@@ -98,8 +99,10 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def _shown_by_the_clock(self) -> Settings:
-        if self.log.time.unit == "order" and self.exposures is not None:
-            raise ValueError("exposures, feedback: found them beside log.time.unit: order, expected a log with a clock")
+        ordered = "log.time.unit: order" if self.log.time.unit == "order" else ""
+        last_out = "folds.kind: last_out" if self.folds.kind == "last_out" and self.feedback.is_on else ""
+        if (found := ordered or last_out) and (self.exposures is not None or self.feedback.is_on):
+            raise ValueError(f"exposures, feedback: found them beside {found}, expected a log and folds with a clock")
         return self
 
     @model_validator(mode="after")

@@ -19,24 +19,42 @@ class AlsError(ValueError):
     """A fold that ALS cannot learn from; the message names it."""
 
 
-def ratings_of(training_events: DataFrame, min_buyers: int) -> DataFrame:
+def ratings_of(training_events: DataFrame, min_buyers: int, feedback: DataFrame | None = None) -> DataFrame:
     """A fold's training events to one row a (``user_idx``, ``item_idx``), with ``weight``: balanced weights, summed.
 
-    Items with fewer than ``min_buyers`` distinct users are left out.
+    Items with fewer than ``min_buyers`` distinct users are left out. The fold's ``feedback`` adds to the pairs that are there, and
+    those shown in vain come with weights below 0, of users and items that are there; they are no buyers.
     """
-    ratings = training_events.groupBy(C.USER_IDX, C.ITEM_IDX).agg(
-        F.sum(F.col(C.WEIGHT) * F.col(C.BALANCE_WEIGHT)).alias(C.WEIGHT)
+    weights = training_events.select(
+        C.USER_IDX, C.ITEM_IDX, (F.col(C.WEIGHT) * F.col(C.BALANCE_WEIGHT)).alias(C.WEIGHT)
     )
-    if min_buyers <= 1:
+    if feedback is not None:
+        weights = weights.unionByName(feedback.where(F.col(C.WEIGHT) > 0).select(C.USER_IDX, C.ITEM_IDX, C.WEIGHT))
+    ratings = weights.groupBy(C.USER_IDX, C.ITEM_IDX).agg(F.sum(C.WEIGHT).alias(C.WEIGHT))
+    if min_buyers > 1:
+        buyers = ratings.groupBy(C.ITEM_IDX).agg(F.count("*").alias(C.NUM_BUYERS))
+        enough = buyers.where(F.col(C.NUM_BUYERS) >= min_buyers).select(C.ITEM_IDX)
+        ratings = ratings.join(enough, C.ITEM_IDX, how="left_semi")
+    if feedback is None:
         return ratings
-    enough = ratings.groupBy(C.ITEM_IDX).agg(F.count("*").alias(C.NUM_BUYERS)).where(F.col(C.NUM_BUYERS) >= min_buyers)
-    return ratings.join(enough.select(C.ITEM_IDX), C.ITEM_IDX, how="left_semi")
+    against = feedback.where(F.col(C.WEIGHT) < 0).select(C.USER_IDX, C.ITEM_IDX, C.WEIGHT)
+    for index in (C.USER_IDX, C.ITEM_IDX):
+        against = against.join(ratings.select(index).distinct(), index, how="left_semi")
+    return ratings.unionByName(against)
 
 
-def train_als(training_events: DataFrame, fold: Fold, als: Als, seed: int, *, checkpoints: str) -> DataFrame:
-    """A fold's training events to rows of ``vectors``: one a user and one an item.
+def train_als(
+    training_events: DataFrame,
+    fold: Fold,
+    als: Als,
+    seed: int,
+    *,
+    checkpoints: str,
+    feedback: DataFrame | None = None,
+) -> DataFrame:
+    """A fold's training events, and what the exposures teach, to rows of ``vectors``: one a user and one an item.
 
-    ``training_events`` must be read from storage: ALS breaks where a re-run task gives other rows (SPARK-28927).
+    ``training_events`` and ``feedback`` must be read from storage: ALS breaks where a re-run task gives other rows (SPARK-28927).
     ``checkpoints`` is a folder or URL that all executors see; without one MLlib ignores ``als.checkpoint_interval``.
 
     Raises
@@ -44,7 +62,9 @@ def train_als(training_events: DataFrame, fold: Fold, als: Als, seed: int, *, ch
     AlsError
         No item has ``als.min_buyers`` users.
     """
-    ratings = ratings_of(training_events.where(F.col(C.FOLD) == fold.name), als.min_buyers)
+    of_fold = F.col(C.FOLD) == fold.name
+    taught = None if feedback is None else feedback.where(of_fold)
+    ratings = ratings_of(training_events.where(of_fold), als.min_buyers, taught)
     if ratings.isEmpty():
         raise AlsError(
             f"fold '{fold.name}': no item has als.min_buyers ({als.min_buyers}) users, expected at least one; lower als.min_buyers"

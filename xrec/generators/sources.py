@@ -11,8 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Settings
+from xrec.config import Feedback, Settings
 from xrec.evaluation.folds import Fold
+from xrec.features.feedback import resting_pairs
 from xrec.generators import item_knn, popularity
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
@@ -35,12 +36,12 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 
 @contextmanager
 def users_of_folds(
-    tables: Tables, eligible: DataFrame, folds: Sequence[Fold], scopes: Sequence[str]
+    tables: Tables, eligible: DataFrame, folds: Sequence[Fold], scopes: Sequence[str], feedback: Feedback
 ) -> Iterator[dict[Fold, DataFrame]]:
     """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks."""
     users = {
         fold: users_of(
-            tables.read("interactions", fold=fold.name),
+            _not_proposed(tables, fold, feedback),
             tables.read("user_categories", fold=fold.name),
             eligible,
             scopes,
@@ -52,6 +53,16 @@ def users_of_folds(
     finally:
         for kept in users.values():
             kept.unpersist()
+
+
+def _not_proposed(tables: Tables, fold: Fold, feedback: Feedback) -> DataFrame:
+    """The (user, item) pairs of a fold that no source proposes: what was had, and what rests after it was shown in vain."""
+    had = tables.read("interactions", fold=fold.name).select(C.USER_IDX, C.ITEM_IDX)
+    if not feedback.rest_days:
+        return had
+    resting = resting_pairs(tables.read("feedback", fold=fold.name), fold, feedback)
+    # A user without any history has no list, whatever he was shown.
+    return had.unionByName(resting.join(had.select(C.USER_IDX).distinct(), C.USER_IDX, how="left_semi"))
 
 
 def candidates_of(

@@ -101,12 +101,16 @@ def _try(context: StageContext, als: Als) -> Trial:
     names, scope, k = [fold.name for fold in folds], settings.ranking.scope, settings.evaluation.ks[0]
     artifacts = absolute(settings.storage.artifacts_root)
     training_events, checkpoints = tables.read("training_events"), f"{artifacts}/checkpoints_als"
-    vectors = [train_als(training_events, fold, als, settings.seed, checkpoints=checkpoints) for fold in folds]
+    feedback = tables.read("feedback") if settings.feedback.is_on else None
+    vectors = [
+        train_als(training_events, fold, als, settings.seed, checkpoints=checkpoints, feedback=feedback)
+        for fold in folds
+    ]
     tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     remove(checkpoints)
     eligible = eligible_items(tables.read("items"))
     with (
-        users_of_folds(tables, eligible, folds, [scope]) as users,
+        users_of_folds(tables, eligible, folds, [scope], settings.feedback) as users,
         shared_folder(f"{artifacts}/shared/search-{folds[-1].name}") as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)

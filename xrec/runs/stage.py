@@ -23,6 +23,7 @@ from rich.console import Console
 from xrec import columns as C
 from xrec.config import Settings, SettingsError, add_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
+from xrec.experiments.exposures import read_exposures
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
 from xrec.runs.stages import STAGE_NAMES
@@ -81,6 +82,13 @@ class StageContext:
         items = self.tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
         events = self.tables.read("judged_events").drop(C.VERSIONS)
         return events.join(users, C.USER_ID, how="inner").join(items, C.ITEM_ID, how="inner")
+
+    def indexed_exposures(self) -> DataFrame:
+        """Exposures that have an item, of those who did not opt out, with ``user_idx`` and ``item_idx``; once each."""
+        users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)
+        items = self.tables.read("items").select(C.ITEM_ID, C.ITEM_IDX)
+        exposures = read_exposures(self.tables, self.settings).where(~F.col(C.OPTED_OUT))
+        return exposures.join(users, C.USER_ID, how="inner").join(items, C.ITEM_ID, how="inner")
 
 
 class Stage(Protocol):
