@@ -35,7 +35,7 @@ from xrec.experiments.effects import (
     srm_p_value,
     welch_interval,
 )
-from xrec.experiments.exposures import AccountingError, check_accounts, load_exposures, write_exposures
+from xrec.experiments.exposures import AccountingError, check_accounts, load_exposures, require_either, write_exposures
 from xrec.experiments.outcomes import METRICS
 from xrec.experiments.report import ExperimentError, analyse, describe_results
 from xrec.ingest.privacy import pseudonym
@@ -321,6 +321,7 @@ def test_the_exposures_of_the_example_are_as_it_states(spark: SparkSession, monk
     rows = load_exposures(spark, settings, settings.exposures, None).collect()
     kept = {row["exposure_id"]: row for row in rows if row["reason"] is None}
     rejected = [row for row in rows if row["reason"] is not None]
+    assert settings.experiment is not None
     wrong = [row for row in kept.values() if row["arm"] != arm_of(row["user_id"], settings.experiment)]
     said = f"{len(rows)} read, {len(kept)} kept, {len(rejected)} rejected, {len(rows) - len(kept) - len(rejected)} duplicate"
     assert f"exposures {said}, and of those kept {len(wrong)}" in config.read_text()
@@ -465,7 +466,7 @@ def test_results_equal_a_naive_computation(spark: SparkSession, shop: Shop) -> N
     tables = Tables(spark, settings.storage)
     assert settings.exposures is not None
     write_exposures(tables, settings, settings.exposures, None)
-    rows, uses = analyse(tables, indexed(tables), settings)
+    rows, uses = analyse(tables, indexed(tables), settings, EXPERIMENT)
     expected = naive_values(shop)
     slices = {(row["kind"], row["slice"], row["metric"]) for row in rows}
     assert set(expected) <= slices
@@ -505,16 +506,20 @@ def test_results_equal_a_naive_computation(spark: SparkSession, shop: Shop) -> N
 
 
 def test_other_arms_than_those_assigned_stop_with_what_became_of_the_rows(spark: SparkSession, shop: Shop) -> None:
-    experiment = {**EXPERIMENT.model_dump(), "name": "summer"}
-    settings = settings_of(shop.folder, experiment=experiment)
+    settings = settings_of(shop.folder)
     tables = Tables(spark, settings.storage)
+    summer = EXPERIMENT.model_copy(update={"name": "summer"})
     with pytest.raises(
         ExperimentError, match=r"experiment 'summer': found none of the \d+ exposures to be used \(\d+ other_"
     ):
-        analyse(tables, indexed(tables), settings)
+        analyse(tables, indexed(tables), settings, summer)
+    patient = EXPERIMENT.model_copy(update={"window_days": 100.0})
+    rows, figures = analyse(tables, indexed(tables), settings, patient)
+    assert rows == []
+    assert figures["results"].startswith("none yet: the log ends 2024-04-0")
     empty = settings_of(shop.folder / "nothing")
     with pytest.raises(InputError, match=r"table 'exposures' not found.*run ./spark-submit.sh jobs/read_experiment.py"):
-        analyse(Tables(spark, empty.storage), indexed(tables), empty)
+        analyse(Tables(spark, empty.storage), indexed(tables), empty, EXPERIMENT)
 
 
 def test_the_job_prints_and_writes_the_results(
@@ -533,6 +538,8 @@ def test_the_job_prints_and_writes_the_results(
         of_arm = [value for user, value in values.items() if arm_of(user, EXPERIMENT) == arm]
         assert overall.loc[arm, "value"] == pytest.approx(np.mean(of_arm))
         assert re.search(rf"arm {arm}: {len(of_arm)} users, [\d,]+ expected of a share", output)
+    with pytest.raises(InputError, match="exposures, experiment: found neither, expected one of them"):
+        require_either(settings_of(shop.folder, exposures=None, experiment=None))
     assert re.search(r"sample ratio: as the shares say \(p = 0\.\d+\)", output), output
     assert set(overall["verdict"]) <= {"control", TOO_FEW, NOT_SURE}, "the arms are alike"
 

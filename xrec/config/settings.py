@@ -51,7 +51,7 @@ class Settings(Frozen):
     ranking: Ranking = Ranking()
     evaluation: Evaluation = Evaluation()
     exposures: Exposures | None = None
-    experiment: Experiment = Experiment()
+    experiment: Experiment | None = None
     feedback: Feedback = Feedback()
     seed: int = 20171101
     """Seed of everything that is drawn; 0 is a seed."""

@@ -25,6 +25,15 @@ class AccountingError(ValueError):
     """Exposures were lost or made: read is not kept + rejected + duplicates."""
 
 
+def require_either(settings: Settings) -> None:
+    """Raise InputError where neither exposures nor an experiment is named, so that there is nothing to do."""
+    if settings.exposures is None and settings.experiment is None:
+        raise InputError(
+            "exposures, experiment: found neither, expected one of them at least: what was shown, or what it is to be judged by "
+            "(see conf/example_experiment.yaml)"
+        )
+
+
 def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures, key: bytes | None) -> DataFrame:
     """The file's rows as rows of ``exposures`` (without ``delivery_id``), and ``reason``: why one is rejected, else null.
 
@@ -44,13 +53,15 @@ def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures
     require_columns(raw, mapped, exposures.file)
     check_time_format(spark, exposures.time, key="exposures.time")
 
+    named = None if settings.experiment is None else settings.experiment.name
+
     def text(name: str | None, otherwise: str | None = None) -> Column:
         return F.lit(otherwise).cast("string") if name is None else text_of(name)
 
     shown, rank = text(columns.shown_ts), text(columns.rank)
     rows = raw.withColumns(
         {
-            C.EXPERIMENT: text(columns.experiment, settings.experiment.name),
+            C.EXPERIMENT: text(columns.experiment, named),
             C.ARM: text(columns.arm),
             C.PLATFORM: text(columns.platform, ""),
             C.USER_ID: hidden(text(columns.user_id), None if exposures.pseudonymised else key),
@@ -68,7 +79,7 @@ def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures
         "shown_ts_unparsable": F.col(C.SHOWN_TS).isNull(),
         # A day of grace, as for events.
         "shown_ts_too_late": F.col(C.SHOWN_TS) > F.now() + F.expr("interval 1 day"),
-        "experiment_missing": F.col(C.EXPERIMENT).isNull(),
+        "experiment_missing": F.lit(columns.experiment is not None) & F.col(C.EXPERIMENT).isNull(),
         "platform_unknown": ~F.coalesce(is_platform, F.lit(False)),
         "rank_unparsable": rank.isNotNull() & (F.coalesce(F.col(C.RANK), F.lit(0)) < 1),
     }

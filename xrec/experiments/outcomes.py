@@ -16,8 +16,8 @@ from xrec.config import Experiment, Settings
 from xrec.experiments.assignment import assigned_arm
 from xrec.logrules.identity import with_persons
 
-USED = "used"
-USES = (USED, "other_experiment", C.OPTED_OUT, "no_person", "arm_unknown", "wrong_arm", "window_open")
+USED, WINDOW_OPEN = "used", "window_open"
+USES = (USED, "other_experiment", C.OPTED_OUT, "no_person", "arm_unknown", "wrong_arm", WINDOW_OPEN)
 """What becomes of an exposure in an experiment; where several hold, the first after ``used``."""
 CONVERSION, CROSS_CONVERSION, PURCHASES, SPEND = METRICS = ("conversion", "cross_conversion", "purchases", "spend")
 """A user's figures. Within the window after a showing: whether he bought the item shown (conversion). Within the window after
@@ -36,12 +36,12 @@ def judge_exposures(signed: DataFrame, experiment: Experiment, log_end: datetime
     assigned = assigned_arm(F.col(C.USER_ID), experiment)
     logged = F.col(C.ARM)
     cases = {
-        "other_experiment": F.col(C.EXPERIMENT) != experiment.name,
+        "other_experiment": ~F.col(C.EXPERIMENT).eqNullSafe(experiment.name),
         C.OPTED_OUT: F.col(C.OPTED_OUT),
         "no_person": F.col(C.FLAGGED_TS).isNotNull(),
         "arm_unknown": ~logged.isin(*experiment.arms),
         "wrong_arm": logged != assigned,
-        "window_open": F.col(C.SHOWN_TS) + _window(experiment) > F.lit(log_end),
+        WINDOW_OPEN: F.col(C.SHOWN_TS) + _window(experiment) > F.lit(log_end),
     }
     use = F.coalesce(*[F.when(holds, F.lit(name)) for name, holds in cases.items()], F.lit(USED))
     return signed.withColumns({C.USE: use, C.ARM: assigned})

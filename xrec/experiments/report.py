@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Settings
+from xrec.config import Experiment, Settings
 from xrec.experiments.effects import HIGHER, LOWER, MISMATCH, SRM_LEVEL, Sums, results_of
 from xrec.experiments.exposures import read_exposures
 from xrec.experiments.outcomes import (
@@ -21,6 +21,7 @@ from xrec.experiments.outcomes import (
     SPEND,
     USED,
     USES,
+    WINDOW_OPEN,
     bought_events,
     judge_exposures,
     num_users_of,
@@ -38,24 +39,29 @@ class ExperimentError(ValueError):
     """An experiment that cannot be read; the message says what became of its exposures."""
 
 
-def analyse(tables: Tables, events: DataFrame, settings: Settings) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def analyse(
+    tables: Tables, events: DataFrame, settings: Settings, experiment: Experiment
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of ``experiment_results`` from the tables, and what became of the exposures, for the summary.
 
-    ``events`` are the indexed ones (:meth:`xrec.runs.stage.StageContext.indexed_events`).
+    No row while all windows are open. ``events`` are the indexed ones (:meth:`xrec.runs.stage.StageContext.indexed_events`).
 
     Raises
     ------
     ExperimentError
         No exposure of the experiment can be used.
     """
-    experiment = settings.experiment
     newest = events.agg(F.max(C.EVENT_TS)).first()
     if newest is None or newest[0] is None:
         raise ExperimentError("table 'judged_events': found no event, expected the purchases that the exposures led to")
     judged = judge_exposures(read_exposures(tables, settings), experiment, newest[0].replace(tzinfo=timezone.utc))
     uses = {row[C.USE]: int(row["count"]) for row in judged.groupBy(C.USE).count().collect()}
+    figures = {f"exposures_{use}": f"{uses[use]:,}" for use in USES if use in uses}
     if not uses.get(USED):
-        raise ExperimentError(_nothing_used(uses, settings))
+        if not uses.get(WINDOW_OPEN):
+            raise ExperimentError(_nothing_used(uses, experiment))
+        until = f"the log ends {newest[0]:%Y-%m-%d %H:%M}, within experiment.window_days ({experiment.window_days:g}) of all"
+        return [], figures | {"results": f"none yet: {until}"}
     used = judged.where(F.col(C.USE) == USED)
     segments = None
     if tables.exists("user_attributes"):
@@ -83,7 +89,6 @@ def analyse(tables: Tables, events: DataFrame, settings: Settings) -> tuple[list
     rows = results_of(
         sums, num_users, shares=experiment.arms, metrics=metrics, confidence=settings.evaluation.confidence
     )
-    figures = {f"exposures_{use}": f"{uses[use]:,}" for use in USES if use in uses}
     return [{C.EXPERIMENT: experiment.name} | row for row in rows], figures
 
 
@@ -141,11 +146,11 @@ def _mismatch(p_value: float) -> str:
     )
 
 
-def _nothing_used(uses: Mapping[str, int], settings: Settings) -> str:
+def _nothing_used(uses: Mapping[str, int], experiment: Experiment) -> str:
     total = sum(uses.values())
     found = ", ".join(f"{count:,} {use}" for use, count in sorted(uses.items(), key=lambda item: -item[1]))
     return (
-        f"experiment '{settings.experiment.name}': found none of the {total:,} exposures to be used ({found or 'no row'}), "
-        "expected some; wrong_arm: salt, name, arms or their order differ from the system that assigns; window_open: load the "
-        f"events of the {settings.experiment.window_days:g} days after them; other_experiment: set experiment.name"
+        f"experiment '{experiment.name}': found none of the {total:,} exposures to be used ({found or 'no row'}), expected some; "
+        "wrong_arm: salt, name, arms or their order differ from the system that assigns; arm_unknown: name the arms in "
+        "experiment.arms; other_experiment: set experiment.name"
     )
