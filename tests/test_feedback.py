@@ -160,7 +160,7 @@ def test_what_was_shown_in_vain_rests(spark: SparkSession, tmp_path: Path) -> No
         (9, 11, "shown_ignored", 5),
     ]
     write(tables, "interactions", [(FOLD.name, user, 10, 1.0, 1, AS_OF, True, None, None, 0) for user in (1, 2)])
-    write(tables, "user_categories", [(FOLD.name, 1, "tea", 1.0, True, True)])
+    write(tables, "user_categories", [(FOLD.name, 1, "tea", 1.0, True, True, False)])
     write(tables, "items", [(f"i{n}", n, f"c{n}", [], "", True, True) for n in range(10, 14)])
     eligible = eligible_items(tables.read("items"))
 
@@ -235,6 +235,12 @@ def test_the_stage_balance_writes_feedback_only_where_it_is_on_and_nothing_else_
     assert figures_on == figures_off | {"shown_bought": "1 pairs", "shown_ignored": "2 pairs"}
     written = Tables(spark, settings.storage).read("feedback").select("user_idx", "item_idx", F.signum("weight"))
     assert sorted(map(tuple, written.collect())) == [(0, 1, 1.0), (0, 2, -1.0), (1, 2, -1.0)]
+    changed = Settings.model_validate(
+        raw_settings(tmp_path, feedback={"ignored_weight": 1.0}, als={"rank": 2, "max_iter": 1, "num_blocks": 1})
+    )
+    runpy.run_path(str(ROOT / "jobs" / "train_als.py"))["run"](StageContext(spark=spark, settings=changed, run_id="r"))
+    vectors = Tables(spark, settings.storage).read("vectors").select("versions").distinct().collect()
+    assert ["feedback@0" in row["versions"] for row in vectors] == [True], "the next run learns from it"
 
 
 def test_feedback_needs_folds_in_time(tmp_path: Path) -> None:
