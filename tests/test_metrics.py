@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -150,6 +151,36 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
         assert row[C.VALUE] == pytest.approx(means[key], abs=1e-12)
         assert row[C.DIFFERENCE] == pytest.approx(means[key] - means["popularity", *key[1:]], abs=1e-12)
         assert row[C.NUM_USERS] == len({name[2] for name in expected if name[1] == row[C.SLICE]})
+
+
+def test_the_metrics_equal_those_of_a_public_library(spark: SparkSession) -> None:
+    """Lists of 60 users, some short, with the values of RecTools (tests/bench/metrics_rate.py --golden)."""
+    golden = json.loads((Path(__file__).parent / "golden" / "rectools_metrics.json").read_text())
+    candidates = [(FOLD, "als", "touched", user, item, rank, 0.0) for user, item, rank in golden["lists"]]
+    targets = [target(user, item, touched=True, home=False) for user, item in golden["targets"]]
+    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    ks = (10, 20)
+    judged = judge_lists(lists, answers, buyers_of(spark), sources=["als"], slices=SLICES, ks=ks)
+    means = [F.avg(F.get("values", F.lit(n))).alias(f"{name}@{k}") for n, (name, k) in enumerate(metric_names(ks))]
+    ours = judged.agg(*means).first().asDict()
+    items = spark.range(golden["num_items"]).selectExpr(
+        "cast(id as int) item_idx", "'c' category", "true recommendable"
+    )
+    shown = exposure_of(lists, items, ks=ks).where("metric = 'coverage'").collect()
+    ours |= {f"coverage@{row[C.K]}": row[C.VALUE] for row in shown}
+    names = golden["values"].keys()
+    assert {name.split("@")[0] for name in names} == {
+        "hr",
+        "precision",
+        "recall",
+        "f1",
+        "mrr",
+        "map",
+        "ndcg",
+        "coverage",
+    }
+    assert {name: ours[name] for name in names} == pytest.approx(golden["values"], abs=1e-12)
+    assert golden["values"]["ndcg@10"] > 0.01
 
 
 def naive_macro(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]], source: str, k: int) -> float:

@@ -35,13 +35,13 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.slices import Slice, wanted_of
+from xrec.evaluation.slices import Slice, slices_column
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-_HITS, _POPULAR_RANK, _EXPOSURE = "hits", "popular_rank", "num_lists"
+_HITS, _POPULAR_RANK, _EXPOSURE, _SLICES = "hits", "popular_rank", "num_lists", "slices"
 _DEBIASING = -1.5
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
@@ -71,28 +71,63 @@ def judge_lists(
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
     one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
+    asked = _asked(targets, buyers, slices)
+    hits = _hits(candidates, asked, sources, max(ks))
+    wanted = asked.select(C.FOLD, C.USER_IDX, C.WEIGHT, F.explode(_SLICES).alias("one")).groupBy(
+        C.FOLD, F.col("one")[C.SLICE].alias(C.SLICE), C.USER_IDX
+    )
+    users = wanted.agg(F.count("*").alias(C.NUM_TARGETS), F.sum(C.WEIGHT).alias(C.WEIGHT)).withColumn(
+        C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources]))
+    )
+    found = hits.groupBy(C.SOURCE, C.SLICE, C.USER_IDX).agg(
+        F.sort_array(F.collect_list(F.struct(C.RANK, C.WEIGHT, _POPULAR_RANK))).alias(_HITS)
+    )
+    nothing = F.array().cast(f"array<struct<{C.RANK}:int,{C.WEIGHT}:double,{_POPULAR_RANK}:int>>")
+    judged = users.join(found, [C.SOURCE, C.SLICE, C.USER_IDX], how="left").withColumn(
+        _HITS, F.coalesce(_HITS, nothing)
+    )
+    return judged.select(
+        C.FOLD,
+        F.col(C.SOURCE).alias(C.MODEL),
+        C.SLICE,
+        C.USER_IDX,
+        C.NUM_TARGETS,
+        F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
+    )
+
+
+def _asked(targets: DataFrame, buyers: DataFrame, slices: Sequence[Slice]) -> DataFrame:
+    """Targets to (fold, user_idx, item_idx, weight, slices): each once, with the slices and scopes that judge it."""
     weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
-    asked = wanted_of(targets, sources, slices).join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
-    on = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
-    lists = candidates.where(F.col(C.RANK) <= max(ks)).select(C.SOURCE, *on, C.RANK)
-    popular = lists.where(F.col(C.SOURCE) == C.POPULARITY).select(*on, F.col(C.RANK).alias(_POPULAR_RANK))
-    found = asked.join(lists, [C.SOURCE, *on], how="left").join(popular, on, how="left")
-    hit = F.when(F.col(C.RANK).isNotNull(), F.struct(C.RANK, C.WEIGHT, _POPULAR_RANK))
-    sums = [
-        F.count("*").alias(C.NUM_TARGETS),
-        F.sum(C.WEIGHT).alias(C.WEIGHT),
-        F.sort_array(F.collect_list(hit)).alias(_HITS),
-    ]
+    kept = slices_column(slices).alias(_SLICES)
     return (
-        found.groupBy(C.FOLD, C.SOURCE, C.SLICE, C.USER_IDX)
-        .agg(*sums)
+        targets.join(buyers, C.ITEM_IDX, how="left")
+        .select(C.FOLD, C.USER_IDX, C.ITEM_IDX, weight.alias(C.WEIGHT), kept)
+        .where(F.size(_SLICES) > 0)
+    )
+
+
+def _hits(candidates: DataFrame, asked: DataFrame, sources: Sequence[str], longest: int) -> DataFrame:
+    """The targets that are in lists: (source, slice, user_idx, rank, weight, rank in popularity's list of the scope)."""
+    pair = [C.USER_IDX, C.ITEM_IDX]
+    # The lists are the many rows: a number for the source keeps what is shuffled small, and the targets are hashed, not sorted.
+    code = F.array_position(F.array(*[F.lit(source) for source in sources]), F.col(C.SOURCE)).cast("short")
+    lists = candidates.where((F.col(C.RANK) <= longest) & (code > 0)).select(code.alias("code"), C.SCOPE, *pair, C.RANK)
+    at = lists.join(asked.drop(C.FOLD).hint("shuffle_hash"), pair, how="inner")
+    popular_code = sources.index(C.POPULARITY) + 1 if C.POPULARITY in sources else 0
+    a_target = Window.partitionBy(C.SCOPE, *pair)
+    popular_rank = F.max(F.when(F.col("code") == popular_code, F.col(C.RANK))).over(a_target)
+    judged_by = F.filter(_SLICES, lambda one: one[C.SCOPE] == F.col(C.SCOPE))
+    return (
+        at.withColumn(_POPULAR_RANK, popular_rank)
+        .withColumn("one", F.explode(judged_by))
         .select(
-            C.FOLD,
-            F.col(C.SOURCE).alias(C.MODEL),
-            C.SLICE,
+            F.get(F.array(*[F.lit(source) for source in sources]), F.col("code") - 1).alias(C.SOURCE),
+            F.col("one")[C.SLICE].alias(C.SLICE),
             C.USER_IDX,
-            C.NUM_TARGETS,
-            F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
+            C.RANK,
+            C.WEIGHT,
+            _POPULAR_RANK,
         )
     )
 
@@ -115,11 +150,13 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
     sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY)).first()
     assert sizes is not None
     num_items, num_categories = max(sizes[0], 1), max(sizes[1], 1)
-    cuts = F.filter(F.array(*[F.lit(k) for k in ks]), lambda k: k >= F.col(C.RANK))
-    shown = candidates.where(F.col(C.RANK) <= max(ks)).select(*_LISTS, C.ITEM_IDX, C.RANK, F.explode(cuts).alias(C.K))
-    exposures = shown.groupBy(*_LISTS, C.K, C.ITEM_IDX).agg(
-        F.count("*").alias(_EXPOSURE), F.count_if(F.col(C.RANK) == 1).alias(C.NUM_USERS)
+    lists = candidates.where(F.col(C.RANK) <= max(ks))
+    counts = [F.count_if(F.col(C.RANK) <= k) for k in ks]
+    of_item = lists.groupBy(*_LISTS, C.ITEM_IDX).agg(
+        F.arrays_zip(F.array(*map(F.lit, ks)).alias(C.K), F.array(*counts).alias(_EXPOSURE)).alias("shown"),
+        F.count_if(F.col(C.RANK) == 1).alias(C.NUM_USERS),
     )
+    exposures = of_item.select(*_LISTS, C.ITEM_IDX, C.NUM_USERS, F.inline("shown")).where(F.col(_EXPOSURE) > 0)
     known = exposures.join(recommendable.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
     # The x of the Gini index in groups of items that are equally often shown; the never shown stand before all others.
     grouped = known.groupBy(*_LISTS, C.K, _EXPOSURE).agg(

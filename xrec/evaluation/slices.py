@@ -57,13 +57,18 @@ def slices_of(scopes: Sequence[str]) -> list[Slice]:
     return [*found, Slice(name=COLD_USERS, scope=scopes[0], flags=())]
 
 
+def slices_column(slices: Sequence[Slice]) -> Column:
+    """The slices that judge a row of ``targets``, as an array of (slice, scope)."""
+    kinds = [
+        F.when(one.holds, F.struct(F.lit(one.name).alias(C.SLICE), F.lit(one.scope).alias(C.SCOPE))) for one in slices
+    ]
+    return F.array_compact(F.array(*kinds))
+
+
 def wanted_of(targets: DataFrame, sources: Sequence[str], slices: Sequence[Slice]) -> DataFrame:
     """Rows of ``targets`` to (fold, source, slice, scope, user_idx, item_idx, category).
 
     Each is there once for every source and slice that judges it.
     """
-    kinds = [
-        F.when(one.holds, F.struct(F.lit(one.name).alias(C.SLICE), F.lit(one.scope).alias(C.SCOPE))) for one in slices
-    ]
-    of_slices = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, C.CATEGORY, F.inline(F.array_compact(F.array(*kinds))))
+    of_slices = targets.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, C.CATEGORY, F.inline(slices_column(slices)))
     return of_slices.withColumn(C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources])))
