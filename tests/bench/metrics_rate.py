@@ -94,11 +94,11 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def make_lists(num_users: int, num_items: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def make_lists(num_users: int, num_items: int, seed: int, skew: float = 0.002) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Lists of TOP_K distinct items, some shorter, and one to five targets a user, both skewed to the same popular items."""
     rng = np.random.default_rng(seed)
     # Steps of at least one, added up: distinct items, the popular ones first.
-    steps = 1 + rng.geometric(0.02, (num_users, TOP_K))
+    steps = 1 + rng.geometric(10 * skew, (num_users, TOP_K))
     items = (np.cumsum(steps, axis=1) * rng.integers(1, 4, (num_users, 1))) % num_items
     shuffled = np.take_along_axis(items, rng.random(items.shape).argsort(axis=1), axis=1)
     lists = pd.DataFrame(
@@ -112,7 +112,7 @@ def make_lists(num_users: int, num_items: int, seed: int) -> tuple[pd.DataFrame,
     lists = lists[lists["rank"].to_numpy() <= length]
     num_targets = rng.integers(1, 6, num_users)
     users = np.repeat(np.arange(num_users, dtype=np.int32), num_targets)
-    wanted = (rng.geometric(0.002, len(users)) % num_items).astype(np.int32)
+    wanted = (rng.geometric(skew, len(users)) % num_items).astype(np.int32)
     targets = pd.DataFrame({"user_id": users, "item_id": wanted}).drop_duplicates(ignore_index=True)
     return lists, targets
 
@@ -181,7 +181,7 @@ def run_rectools(folder: Path, python: Path) -> tuple[float, dict[str, float]]:
 
 def write_golden(folder: Path, python: Path) -> None:
     """Lists of 60 users with RecTools' values, which the tests hold ours against."""
-    lists, targets = make_lists(60, 400, seed=1)
+    lists, targets = make_lists(60, 400, seed=1, skew=0.03)
     write_lists(folder, lists, targets, 400)
     _, values = run_rectools(folder, python)
     rows = {
