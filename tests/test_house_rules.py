@@ -41,6 +41,8 @@ ALLOWED = {
     ("xrec/schemas.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
+    ("xrec/runs/ledger.py", "runs_of", "collect"),
+    ("xrec/runs/tracking.py", "_of_evaluation", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
     ("xrec/runs/summary.py", "print_models", "collect"),
     ("xrec/runs/summary.py", "_print_customers", "collect"),

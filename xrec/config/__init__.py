@@ -35,6 +35,7 @@ from xrec.config.learning import (
 )
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
 from xrec.config.settings import Settings
+from xrec.config.tracking import Tracking
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -65,6 +66,7 @@ __all__ = [
     "SettingsError",
     "Storage",
     "TimeFormat",
+    "Tracking",
     "Users",
     "Weights",
     "add_arguments",

@@ -25,6 +25,7 @@ from xrec.config.learning import (
     Sequence,
     Weights,
 )
+from xrec.config.tracking import Tracking
 
 
 class Settings(Frozen):
@@ -53,6 +54,7 @@ class Settings(Frozen):
     exposures: Exposures | None = None
     experiment: Experiment | None = None
     feedback: Feedback = Feedback()
+    tracking: Tracking = Tracking()
     seed: int = 20171101
     """Seed of everything that is drawn; 0 is a seed."""
     num_buckets: Count = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from xrec.runs.progress import StageProgress
-from xrec.runs.stage import StageContext, StageFailedError
+from xrec.runs.stage import WHOLE_RUN, StageContext, StageFailedError
 from xrec.runs.stages import StageInfo
 
 _NEVER_RETRY = {
@@ -51,7 +52,7 @@ def run_as_application(
     for override in overrides:
         command += ["--set", override]
     with StageProgress(console, None, title):
-        finished = subprocess.run(command, check=False)
+        finished = subprocess.run(command, check=False, env={**os.environ, WHOLE_RUN: context.run_id})
         if finished.returncode != 0:
             raise StageFailedError(
                 f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; once that is "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pyspark.sql import Window
+from pyspark.sql import Row, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -41,6 +41,15 @@ def record(tables: Tables, run: StageRun) -> None:
     tables.write("stage_runs", rows, run_id=run.run_id, stage=run.stage)
 
 
+def runs_of(tables: Tables, run_id: str) -> list[StageRun]:
+    """The stages of a run that ended, in the order in which they began."""
+    if not tables.exists("stage_runs"):
+        return []
+    tables.read_versions.pop("stage_runs", None)
+    rows = tables.read("stage_runs", run_id=run_id).collect()
+    return sorted((_to_run(row) for row in rows), key=lambda run: run.started_ts)
+
+
 def newest_runs(tables: Tables) -> dict[str, StageRun]:
     """The newest row of each stage; empty where nothing ran yet."""
     if not tables.exists("stage_runs"):
@@ -50,5 +59,8 @@ def newest_runs(tables: Tables) -> dict[str, StageRun]:
     rows = tables.read("stage_runs").withColumn("age", F.row_number().over(newest_first)).where("age = 1").collect()
     # Nothing is made from the ledger.
     tables.read_versions.pop("stage_runs", None)
-    names = StageRun.__dataclass_fields__
-    return {row[C.STAGE]: StageRun(**{name: row[name] for name in names}) for row in rows}
+    return {row[C.STAGE]: _to_run(row) for row in rows}
+
+
+def _to_run(row: Row) -> StageRun:
+    return StageRun(**{name: row[name] for name in StageRun.__dataclass_fields__})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 
 from pyspark.sql import functions as F
 
-import xrec
 from xrec import columns as C
 from xrec.runs.stage import StageContext
+from xrec.runs.versions import code_version
 from xrec.storage.tables import rows_from
 
 
@@ -34,14 +32,3 @@ def record_look(context: StageContext, figures: Mapping[str, str]) -> str:
     name = folds[-1].name
     number = tables.read("looks").where(F.col(C.FOLD) == name).count()
     return f"{number} at {name} (each with its settings in the table looks)"
-
-
-def code_version() -> str:
-    """The commit of the checkout that runs, marked where files differ from it; else the version of the package."""
-    root = Path(xrec.__file__).resolve().parents[1]
-    command = ["git", f"--git-dir={root}/.git", f"--work-tree={root}", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return xrec.__version__
-    return found.stdout.strip() if found.returncode == 0 else xrec.__version__

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from xrec.config import Settings, load_settings
 from xrec.runs.applications import run_as_application
-from xrec.runs.stage import StageContext, run_stage
+from xrec.runs.stage import StageContext, run_stage, tracked
 from xrec.runs.stages import StageInfo
 
 
@@ -39,10 +39,11 @@ class Run:
         return replace(self, overrides=[*self.overrides, *overrides])
 
     def run(self, stages: Sequence[StageInfo]) -> None:
-        """Run the stages in this order."""
-        for number, info in enumerate(stages, start=1):
-            title = f"[{number}/{len(stages)}] {info.name}: {info.does}"
-            if info.own_application:
-                run_as_application(info, self.context(), self.config, self.overrides, title, self.console)
-            else:
-                run_stage(self.context(), info.name, import_module(info.name).run, title, self.console)
+        """Run the stages in this order, and log them as one run."""
+        with tracked(self.context(), self.console):
+            for number, info in enumerate(stages, start=1):
+                title = f"[{number}/{len(stages)}] {info.name}: {info.does}"
+                if info.own_application:
+                    run_as_application(info, self.context(), self.config, self.overrides, title, self.console)
+                else:
+                    run_stage(self.context(), info.name, import_module(info.name).run, title, self.console)

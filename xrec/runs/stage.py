@@ -8,7 +8,8 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -27,6 +28,7 @@ from xrec.experiments.exposures import read_exposures
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
 from xrec.runs.stages import STAGE_NAMES
+from xrec.runs.tracking import FAILED, track
 from xrec.session import build_session
 from xrec.storage.tables import Tables
 
@@ -34,6 +36,8 @@ _FULL_DISK = "No space left on device"
 _WRITTEN_TO = re.compile(r"writing rows to (\S+?)\.? ")
 _OURS = re.compile(r"^xrec\.[\w.]+Error: (.+)")
 """What a task raised, in the traceback that Spark passes on."""
+WHOLE_RUN = "XREC_WHOLE_RUN"
+"""Environment variable that tells an application the run that it is a part of."""
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
@@ -132,6 +136,18 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
     return run
 
 
+@contextmanager
+def tracked(context: StageContext, console: Console) -> Iterator[None]:
+    """Log the context's run to MLflow when the stages in the block have ended, also where one of them failed."""
+    tables = Tables(context.spark, context.settings.storage)
+    try:
+        yield
+    except Exception:
+        track(tables, context.settings, context.run_id, console, FAILED)
+        raise
+    track(tables, context.settings, context.run_id, console)
+
+
 def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
     """Run one stage from the command line: the main function of ``jobs/<name>.py``."""
     parser = argparse.ArgumentParser(prog=f"jobs/{name}.py", description=sys.modules["__main__"].__doc__)
@@ -144,7 +160,10 @@ def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
         context = StageContext(
             spark=build_session(f"xrec {name}"), settings=settings, run_id=arguments.run_id or new_run_id(settings)
         )
-        run = run_stage(context, name, stage, name, console)
+        # A stage that a whole run submits is logged with that run, when it ends.
+        own = os.environ.get(WHOLE_RUN) != context.run_id
+        with tracked(context, console) if own else nullcontext():
+            run = run_stage(context, name, stage, name, console)
         for figure, value in run.shown.items():
             console.print(f"    {figure}: {value}")
 
