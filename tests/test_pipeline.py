@@ -5,10 +5,11 @@ The tables are then judged by an independent program: pandas on what ``deltalake
 
 from __future__ import annotations
 
-import json
+import contextlib
+import re
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import deltalake
 import numpy as np
@@ -17,9 +18,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from notebook_runs import run_notebooks
 from pipeline_runs import ROOT, PipelineRun, read_table
 from plans import faults_of, plans_of
 from world import NON_MERCHANDISE, World, Written, make_world, write_world
+from xrec.runs.stages import STAGE_NAMES
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta, pytest.mark.horovod]
 MODELS = ("als", "gru", "transformer", "item_knn", "blend")
@@ -137,6 +140,18 @@ def test_the_summary_is_for_people(done: Done) -> None:
     assert "Traceback" not in done.output
 
 
+def test_mlflow_knows_the_run(done: Done) -> None:
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 10 and slice == 'touched'")
+    (run_id,) = metrics["run_id"].unique()
+    with contextlib.closing(sqlite3.connect(done.root / "_artifacts" / "mlflow.db")) as store:
+        assert store.execute("SELECT name, status FROM runs").fetchall() == [(run_id, "FINISHED")]
+        found = dict(store.execute("SELECT key, value FROM latest_metrics").fetchall())
+    for model, value in metrics.set_index("model")["value"].items():
+        assert found[f"ndcg_at_10/touched/{model}"] == value
+    assert {f"seconds/{stage}" for stage in STAGE_NAMES} <= set(found), "also of stages that are applications"
+    assert any(name.startswith("loss/transformer/") for name in found)
+
+
 @pytest.mark.slow  # test_ranking asks the same of the stage itself
 def test_a_rerun_replaces_its_date_only_and_yesterday_stays_readable(done: Done, lists: pd.DataFrame) -> None:
     table = str(done.root / "recommendations")
@@ -190,16 +205,20 @@ def test_a_plan_that_does_not_scale_is_found(spark: SparkSession) -> None:
     assert faults(rows.select(row_by_row("x"))) == {"a Python function that is called for each row"}
 
 
-def test_the_notebook_runs_on_a_runs_tables(done: Done, spark: SparkSession) -> None:
-    notebook = json.loads((ROOT / "notebooks" / "recommendations.ipynb").read_text())
-    names: dict[str, Any] = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            names["CONFIG"] = str(done.written.config)
-    assert set(names["models"]["model"]) == {*MODELS, "popularity"}
-    assert names["categories"]["customers"].max() > 1
-    assert names["uses"]["count"].sum() == done.written.num_clean
+def test_the_notebooks_show_the_run(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = run_notebooks(done.written.config, monkeypatch)
+    log, models, lists = (shown[name] for name in ("explore_log", "compare_models", "recommendations"))
+    assert f"{done.written.num_clean}" in log
+    assert f"{done.written.injected['repeated']}" in log
+    assert set(done.world.catalogue["category"]) <= set(re.findall(r"[\w-]+", shown["balancing"]))
+    for model in (*MODELS, "popularity"):
+        assert model in models
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 5 and slice == 'touched'")
+    row = metrics.set_index("model").loc["blend"]
+    assert "ndcg@5" in models, "the first cut-off of the settings"
+    assert f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" in models
+    first = read_table(done.root, "recommendations").set_index("user_id")["reason"]
+    assert any(reason[:20] in lists for reason in first)
 
 
 @pytest.mark.slow
