@@ -102,6 +102,7 @@ class Shop:
             "sequence": {"length": 8, "min_buyers": 3},
             "evaluation": {"ks": [5], "num_bootstrap": 50},
             "als": {"rank": 4, "max_iter": 2, "num_blocks": 2},
+            "tracking": {"enabled": False},
             "num_buckets": 2,
         }
         (folder / "shop.yaml").write_text(yaml.safe_dump(settings))
