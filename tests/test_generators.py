@@ -109,7 +109,9 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
     interactions = local(interactions_of(weighted, fold, CATEGORIES))
     mixes = local(user_categories_of(weighted, fold, CATEGORIES))
     training_events = weighted.select(
-        F.lit(fold.name).alias("fold"), "user_idx", "item_idx", "weight", F.lit(1.0).alias("balance_weight")
+        F.lit(fold.name).alias("fold"),
+        *("event_id", "user_idx", "item_idx", "event_ts", "weight"),
+        F.lit(1.0).alias("balance_weight"),
     )
     return Staged(
         fold=fold,
@@ -134,6 +136,10 @@ def candidates(staged: Staged) -> dict[str, list[Row]]:
 
 @pytest.fixture(scope="module")
 def facts(staged: Staged) -> dict[str, dict]:
+    return facts_of(staged)
+
+
+def facts_of(staged: Staged) -> dict[str, dict]:
     """The staged tables as plain dicts."""
     had, excluded = defaultdict(set), {scope: defaultdict(set) for scope in ("touched", "home")}
     for row in staged.interactions.collect():

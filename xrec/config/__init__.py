@@ -23,6 +23,7 @@ from xrec.config.learning import (
     Als,
     Balance,
     Categories,
+    Ease,
     Evaluation,
     Folds,
     ItemKnn,
@@ -31,6 +32,7 @@ from xrec.config.learning import (
     Persons,
     Ranking,
     Sequence,
+    Transitions,
     Weights,
 )
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
@@ -44,6 +46,7 @@ __all__ = [
     "Balance",
     "Catalogue",
     "Categories",
+    "Ease",
     "Evaluation",
     "Experiment",
     "ExposureColumns",
@@ -67,6 +70,7 @@ __all__ = [
     "Storage",
     "TimeFormat",
     "Tracking",
+    "Transitions",
     "Users",
     "Weights",
     "add_arguments",

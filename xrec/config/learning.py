@@ -211,6 +211,38 @@ class ItemKnn(Frozen):
     """Interactions that one task may hold; more is an error (12 bytes each)."""
 
 
+class Ease(Frozen):
+    """EASE, a linear item-to-item model in closed form (Steck 2019), of items and of categories."""
+
+    reg_param: Positive = 100.0
+    """Added to the diagonal of the counts of common users: more of it, weaker weights."""
+    max_size: Count = 15_000
+    """Users or items, the fewer, that one task may solve for; more is an error (8 bytes each pair of them, 1.8 GB)."""
+    max_nonzeros: Count = 50_000_000
+    """Interactions that one task may hold; more is an error (16 bytes each)."""
+
+
+class Transitions(Frozen):
+    """Decayed transitions from what a user had to what he had next."""
+
+    window: Count = 5
+    """Baskets after an item's within which another item counts as following it."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Weight of a pair by each basket that lies between: decay ^ distance, 1 within a basket."""
+    history: Count = 10
+    """A user's newest baskets that are looked at when he is recommended to."""
+    history_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of a basket by each newer one."""
+    shrinkage: Annotated[float, Field(ge=0)] = 10.0
+    """Added to the weight of all that follows an item: fewer observations, weaker transitions."""
+    num_neighbours: Count = 200
+    """Transitions kept an item."""
+    max_events_per_user: Count = 500
+    """A user's newest events that count."""
+    max_nonzeros: Count = 50_000_000
+    """Events that one task may hold; more is an error (24 bytes each)."""
+
+
 class Ranking(Frozen):
     """Candidates, blend and lists."""
 
@@ -220,7 +252,9 @@ class Ranking(Frozen):
     """Length of a list."""
     candidates_per_source: Count = 100
     """Candidates that each source proposes a user."""
-    sources: tuple[Literal["popularity", "recent", "item_knn", "als", "gru", "transformer"], ...] = (
+    sources: tuple[
+        Literal["popularity", "recent", "item_knn", "ease", "transitions", "als", "gru", "transformer"], ...
+    ] = (
         "popularity",
         "als",
         "gru",

@@ -15,6 +15,7 @@ from xrec.config.learning import (
     Als,
     Balance,
     Categories,
+    Ease,
     Evaluation,
     Folds,
     ItemKnn,
@@ -23,6 +24,7 @@ from xrec.config.learning import (
     Persons,
     Ranking,
     Sequence,
+    Transitions,
     Weights,
 )
 from xrec.config.tracking import Tracking
@@ -49,6 +51,8 @@ class Settings(Frozen):
     als: Als = Als()
     sequence: Sequence = Sequence()
     item_knn: ItemKnn = ItemKnn()
+    ease: Ease = Ease()
+    transitions: Transitions = Transitions()
     ranking: Ranking = Ranking()
     evaluation: Evaluation = Evaluation()
     exposures: Exposures | None = None

@@ -18,30 +18,15 @@ from pyspark.sql import functions as F
 from scipy import sparse
 
 from xrec import columns as C
-from xrec.ranking.topk import (
-    Array,
-    ItemBlock,
-    TopItems,
-    build_masks,
-    flatten,
-    kth_scores,
-    map_user_blocks,
-    merge,
-    no_items,
-    propose,
-    spread,
-)
+from xrec.generators.neighbours import EDGES_ARROW, EDGES_SCHEMA, largest, score_profiles
+from xrec.ranking.topk import Array, spread
 from xrec.storage.shared import SharedFolder, SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
     from xrec.config import ItemKnn, Ranking
 
 SOURCE = "item_knn"
-PROFILE = "profile"
-_NEIGHBOURS_SCHEMA = f"{C.ITEM_IDX} int, neighbour_idx int, similarity float"
-_NEIGHBOURS_ARROW = pa.schema({C.ITEM_IDX: pa.int32(), "neighbour_idx": pa.int32(), "similarity": pa.float32()})
 _ITEMS_A_PRODUCT = 128
-_USERS_A_TILE = 128
 
 
 class ItemKnnError(ValueError):
@@ -59,7 +44,8 @@ def knn_candidates(
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score."""
     profiles = profiles_of(interactions, item_knn)
     neighbours = neighbours_of(profiles, item_knn, folder)
-    return score_profiles(users, profiles, neighbours, eligible, ranking, folder)
+    ones = profiles.select(C.USER_IDX, F.col(C.ITEM_IDX).alias(C.PROFILE_IDX), F.lit(1.0).alias(C.WEIGHT))
+    return score_profiles(users, ones, neighbours, eligible, ranking, folder)
 
 
 def profiles_of(interactions: DataFrame, item_knn: ItemKnn) -> DataFrame:
@@ -73,7 +59,7 @@ def profiles_of(interactions: DataFrame, item_knn: ItemKnn) -> DataFrame:
 
 
 def neighbours_of(profiles: DataFrame, item_knn: ItemKnn, folder: SharedFolder) -> DataFrame:
-    """(``user_idx``, ``item_idx``) to each item's nearest neighbours: ``item_idx``, ``neighbour_idx``, ``similarity``.
+    """(``user_idx``, ``item_idx``) to each item's nearest neighbours: ``profile_idx``, ``neighbour_idx``, ``similarity``.
 
     Ties by item index. Each Python process holds the whole matrix: at most ``max_nonzeros`` x 12 bytes.
 
@@ -96,7 +82,7 @@ def neighbours_of(profiles: DataFrame, item_knn: ItemKnn, folder: SharedFolder) 
             for start in range(0, len(items), _ITEMS_A_PRODUCT):
                 yield _nearest(items[start : start + _ITEMS_A_PRODUCT], had, num_neighbours, shrinkage)
 
-    return spread(profiles.select(C.ITEM_IDX).distinct(), C.ITEM_IDX).mapInArrow(run, _NEIGHBOURS_SCHEMA)
+    return spread(profiles.select(C.ITEM_IDX).distinct(), C.ITEM_IDX).mapInArrow(run, EDGES_SCHEMA)
 
 
 class _Had(NamedTuple):
@@ -127,93 +113,8 @@ def _nearest(items_B: Array, had: _Had, num_neighbours: int, shrinkage: float) -
         similarity = common_BI.data[entries] / (norms_I[item] * norms_I[others] + shrinkage)
         similarity = similarity.astype(np.float32)
         similarity[others == item] = -1.0
-        kept = _largest(similarity, others, min(num_neighbours, len(others) - 1))
+        kept = largest(similarity, others, min(num_neighbours, len(others) - 1))
         found.append((np.full(len(kept), item), others[kept], similarity[kept]))
     columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _NEIGHBOURS_ARROW, strict=True)]
-    return pa.record_batch(arrays, schema=_NEIGHBOURS_ARROW)
-
-
-def _largest(values: Array, ties_by: Array, k: int) -> Array:
-    """Positions of the k largest values; among equal ones those with the smallest ``ties_by``."""
-    if k <= 0:
-        return np.empty(0, dtype=np.int64)
-    kth = np.partition(values, len(values) - k)[len(values) - k]
-    above, equal = np.flatnonzero(values > kth), np.flatnonzero(values == kth)
-    return np.concatenate([above, equal[np.argsort(ties_by[equal])][: k - len(above)]])
-
-
-def score_profiles(
-    users: DataFrame,
-    profiles: DataFrame,
-    neighbours: DataFrame,
-    eligible: DataFrame,
-    ranking: Ranking,
-    folder: SharedFolder,
-) -> DataFrame:
-    """Each (``scope``, ``user_idx``)'s best allowed items by the summed similarity to his profile, masked before selection.
-
-    Each Python process holds the neighbours of the eligible items: items x ``num_neighbours`` x 12 bytes.
-    """
-    # Not joined by Spark: it cannot know how many neighbours come out of Python, takes them for few and broadcasts them.
-    edges, items = folder.share(neighbours), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
-    tile_items, k = ranking.tile_items, ranking.candidates_per_source
-
-    def select(batch: pa.RecordBatch) -> TopItems:
-        similar = _read_similar(edges, items, tile_items)
-        row, item = flatten(batch.column(PROFILE))
-        known = item < similar.num_sources
-        profile_UI = sparse.csr_matrix(
-            (np.ones(int(known.sum())), (row[known], item[known])), shape=(batch.num_rows, similar.num_sources)
-        )
-        masks, best = build_masks(batch, similar.targets), no_items()
-        kth_U = np.full(batch.num_rows, -np.inf)
-        for start, similar_IT in zip(similar.starts, similar.tiles, strict=True):
-            stop = start + similar_IT.shape[1]
-            tile_UT = (profile_UI @ similar_IT).toarray().astype(np.float32)
-            np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
-            row, column = propose(tile_UT, kth_U, 0.0, k)
-            best = merge(best, row, similar.targets.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
-            kth_U = kth_scores(best, batch.num_rows, k)
-        return best
-
-    sorted_profiles = profiles.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(PROFILE))
-    return map_user_blocks(
-        users.join(sorted_profiles, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, _USERS_A_TILE)
-    )
-
-
-class _Similar(NamedTuple):
-    """The similarities of all items (rows) to the targets (columns of the tiles)."""
-
-    targets: ItemBlock
-    """The items that may be recommended, with vectors of length zero: their indexes and categories are for the masks."""
-    starts: range
-    """The first target of each tile."""
-    tiles: list[sparse.csr_matrix]
-    num_sources: int
-
-
-@lru_cache(maxsize=1)
-def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Similar:
-    eligible, table = items.read(), edges.read()
-    source, target, similarity = (table[name].to_numpy() for name in (C.ITEM_IDX, "neighbour_idx", "similarity"))
-    eligible_idx = eligible[C.ITEM_IDX].to_numpy()
-    code_of = np.full(int(max(target.max(initial=-1), eligible_idx.max(initial=-1))) + 1, -1, dtype=np.int32)
-    code_of[eligible_idx] = eligible[C.CATEGORY_CODE].to_numpy()
-    kept = code_of[target] >= 0
-    source, target, similarity = source[kept], target[kept], similarity[kept]
-    is_target = np.zeros(len(code_of), dtype=bool)
-    is_target[target] = True
-    targets, place = np.flatnonzero(is_target), np.cumsum(is_target) - 1
-    similar_IT = sparse.csr_matrix(
-        (similarity.astype(np.float64), (source, place[target])),
-        shape=(int(source.max(initial=0)) + 1, max(len(targets), 1)),
-    )
-    starts = range(0, len(targets), tile_items)
-    return _Similar(
-        targets=ItemBlock.build(targets, code_of[targets], np.zeros((len(targets), 1), np.float32)),
-        starts=starts,
-        tiles=[similar_IT[:, start : start + tile_items] for start in starts],
-        num_sources=similar_IT.shape[0],
-    )
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, EDGES_ARROW, strict=True)]
+    return pa.record_batch(arrays, schema=EDGES_ARROW)

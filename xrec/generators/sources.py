@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 
 from pyspark import StorageLevel
@@ -14,7 +15,7 @@ from xrec import columns as C
 from xrec.config import Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
-from xrec.generators import item_knn, popularity
+from xrec.generators import ease, item_knn, popularity, transitions
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
 from xrec.storage.shared import SharedFolder
@@ -77,8 +78,9 @@ def candidates_of(
 
     They must be written while the ``folder`` lives: the items lie in it.
     """
+    generate = GENERATORS.get(source, _factors)
     rows = [
-        _of_fold(source, tables, users[fold], eligible, fold, settings, folder).select(
+        generate(Given(source, tables, users[fold], eligible, fold, settings, folder)).select(
             F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
         )
         for fold in users
@@ -86,25 +88,69 @@ def candidates_of(
     return reduce(DataFrame.unionByName, rows)
 
 
-def _of_fold(
-    source: str,
-    tables: Tables,
-    users: DataFrame,
-    eligible: DataFrame,
-    fold: Fold,
-    settings: Settings,
-    folder: SharedFolder,
-) -> DataFrame:
-    ranking = settings.ranking
-    interactions = tables.read("interactions", fold=fold.name)
-    if source == popularity.SOURCE:
-        return popularity.popular_candidates(users, eligible, interactions, ranking, folder)
-    if source == popularity.RECENT:
-        return popularity.recent_candidates(users, eligible, interactions, fold, ranking, folder)
-    if source == item_knn.SOURCE:
-        return item_knn.knn_candidates(users, eligible, interactions, settings.item_knn, ranking, folder)
-    vectors = tables.read("vectors")
-    return factor_candidates(users, eligible, vectors, ranking, folder, model=source, fold=fold.name)
+@dataclass(frozen=True)
+class Given:
+    """What a generator may look at: a fold's tables, its users, the items, the settings."""
+
+    source: str
+    tables: Tables
+    users: DataFrame
+    eligible: DataFrame
+    fold: Fold
+    settings: Settings
+    folder: SharedFolder
+
+    def read(self, table: str) -> DataFrame:
+        """The fold's rows of a table."""
+        return self.tables.read(table, fold=self.fold.name)
+
+
+def _popularity(given: Given) -> DataFrame:
+    interactions, ranking = given.read("interactions"), given.settings.ranking
+    return popularity.popular_candidates(given.users, given.eligible, interactions, ranking, given.folder)
+
+
+def _recent(given: Given) -> DataFrame:
+    interactions, ranking = given.read("interactions"), given.settings.ranking
+    return popularity.recent_candidates(given.users, given.eligible, interactions, given.fold, ranking, given.folder)
+
+
+def _item_knn(given: Given) -> DataFrame:
+    interactions, settings = given.read("interactions"), given.settings
+    return item_knn.knn_candidates(
+        given.users, given.eligible, interactions, settings.item_knn, settings.ranking, given.folder
+    )
+
+
+def _ease(given: Given) -> DataFrame:
+    interactions, settings = given.read("interactions"), given.settings
+    return ease.ease_candidates(
+        given.users, given.eligible, interactions, settings.ease, settings.ranking, given.folder
+    )
+
+
+def _transitions(given: Given) -> DataFrame:
+    training_events, settings = given.read("training_events"), given.settings
+    return transitions.transition_candidates(
+        given.users, given.eligible, training_events, settings.transitions, settings.ranking, given.folder
+    )
+
+
+def _factors(given: Given) -> DataFrame:
+    vectors, ranking = given.tables.read("vectors"), given.settings.ranking
+    return factor_candidates(
+        given.users, given.eligible, vectors, ranking, given.folder, model=given.source, fold=given.fold.name
+    )
+
+
+GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
+    popularity.SOURCE: _popularity,
+    popularity.RECENT: _recent,
+    item_knn.SOURCE: _item_knn,
+    ease.SOURCE: _ease,
+    transitions.SOURCE: _transitions,
+}
+"""What makes each source's candidates; a source that is not here is a model that has vectors."""
 
 
 def describe_candidates(candidates: DataFrame, sources: Sequence[str]) -> dict[str, str]:

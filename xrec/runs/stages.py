@@ -78,7 +78,7 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="candidates",
         does="exact top K of every source",
-        reads=("vectors", "items", "user_categories", "interactions"),
+        reads=("vectors", "items", "user_categories", "interactions", "training_events"),
         writes=("candidates",),
     ),
     StageInfo(

@@ -1,0 +1,158 @@
+"""Neighbours of what a user had, to his top K: score(u, j) = sum over his profile's i of weight(u, i) similarity(i, j).
+
+A profile's i is an item (item-kNN, transitions) or a category; j is an item that may be recommended. Only positive scores
+count. Array names carry their shape: U users of a block, P entries of profiles (the i), I items that may be recommended, T of a
+tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from scipy import sparse
+
+from xrec import columns as C
+from xrec.ranking.topk import (
+    Array,
+    ItemBlock,
+    TopItems,
+    build_masks,
+    flatten,
+    kth_scores,
+    map_user_blocks,
+    merge,
+    no_items,
+    propose,
+)
+from xrec.storage.shared import SharedFolder, SharedRows
+
+if TYPE_CHECKING:  # a task imports this module, and need not import the settings
+    from xrec.config import Ranking
+
+PROFILE, PROFILE_WEIGHTS = "profile", "profile_weights"
+EDGES_SCHEMA = f"{C.PROFILE_IDX} int, {C.NEIGHBOUR_IDX} int, {C.SIMILARITY} float"
+EDGES_ARROW = pa.schema({C.PROFILE_IDX: pa.int32(), C.NEIGHBOUR_IDX: pa.int32(), C.SIMILARITY: pa.float32()})
+USERS_A_TILE = 128
+
+
+def score_profiles(
+    users: DataFrame,
+    profiles: DataFrame,
+    neighbours: DataFrame,
+    eligible: DataFrame,
+    ranking: Ranking,
+    folder: SharedFolder,
+) -> DataFrame:
+    """Each (``scope``, ``user_idx``)'s best allowed items by the summed similarity to his profile, masked before selection.
+
+    Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``. Each Python process holds the neighbours of the eligible
+    items: 12 bytes each.
+
+    Parameters
+    ----------
+    users
+        One row a (``scope``, ``user_idx``), as :func:`xrec.ranking.eligibility.users_of` gives them.
+    profiles
+        One row a (``user_idx``, ``profile_idx``), with ``weight`` (double).
+    neighbours
+        One row a (``profile_idx``, ``neighbour_idx``), with ``similarity`` (float).
+    """
+    # Not joined by Spark: it cannot know how many neighbours come out of Python, takes them for few and broadcasts them.
+    edges, items = folder.share(neighbours), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
+    tile_items, k = ranking.tile_items, ranking.candidates_per_source
+
+    def select(batch: pa.RecordBatch) -> TopItems:
+        similar = _read_similar(edges, items, tile_items)
+        (row, entry), (_, weight) = flatten(batch.column(PROFILE)), flatten(batch.column(PROFILE_WEIGHTS))
+        known = entry < similar.num_entries
+        profile_UP = sparse.csr_matrix(
+            (weight[known], (row[known], entry[known])), shape=(batch.num_rows, similar.num_entries)
+        )
+
+        def score(start: int, stop: int) -> Array:  # noqa: ARG001 - the tiles are cut already
+            scores_UT: Array = (profile_UP @ similar.tiles[start // tile_items]).toarray()
+            return scores_UT
+
+        return top_of_tiles(batch, similar.targets, score, tile_items=tile_items, k=k)
+
+    by_index = F.sort_array(F.collect_list(F.struct(C.PROFILE_IDX, C.WEIGHT)))
+    sorted_profiles = profiles.groupBy(C.USER_IDX).agg(by_index.alias(PROFILE))
+    lists = sorted_profiles.select(
+        C.USER_IDX,
+        F.col(PROFILE)[C.PROFILE_IDX].alias(PROFILE),
+        F.col(PROFILE)[C.WEIGHT].alias(PROFILE_WEIGHTS),
+    )
+    return map_user_blocks(
+        users.join(lists, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, USERS_A_TILE)
+    )
+
+
+def top_of_tiles(
+    batch: pa.RecordBatch, targets: ItemBlock, score: Callable[[int, int], Array], *, tile_items: int, k: int
+) -> TopItems:
+    """The best K of a batch's users by positive score, ties by item index; what they must not get is masked first.
+
+    ``score(start, stop)`` gives the matrix (users, targets from start to stop) in float64; a score is its float32.
+    """
+    masks, best = build_masks(batch, targets), no_items()
+    kth_U = np.full(batch.num_rows, -np.inf)
+    for start in range(0, len(targets.item_idx_I), tile_items):
+        stop = min(start + tile_items, len(targets.item_idx_I))
+        tile_UT = score(start, stop).astype(np.float32)
+        np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
+        row, column = propose(tile_UT, kth_U, 0.0, k)
+        best = merge(best, row, targets.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
+        kth_U = kth_scores(best, batch.num_rows, k)
+    return best
+
+
+def targets_without_vectors(item_idx_I: Array, category_I: Array) -> ItemBlock:
+    """Items as the masks want them, by item index, with vectors of length zero."""
+    return ItemBlock.build(item_idx_I, category_I, np.zeros((len(item_idx_I), 1), np.float32))
+
+
+def largest(values: Array, ties_by: Array, k: int) -> Array:
+    """Positions of the k largest values; among equal ones those with the smallest ``ties_by``."""
+    if k <= 0:
+        return np.empty(0, dtype=np.int64)
+    kth = np.partition(values, len(values) - k)[len(values) - k]
+    above, equal = np.flatnonzero(values > kth), np.flatnonzero(values == kth)
+    return np.concatenate([above, equal[np.argsort(ties_by[equal])][: k - len(above)]])
+
+
+class _Similar(NamedTuple):
+    """The similarities of all entries of profiles (rows) to the targets (columns of the tiles)."""
+
+    targets: ItemBlock
+    """The items that may be recommended, with vectors of length zero: their indexes and categories are for the masks."""
+    tiles: list[sparse.csr_matrix]
+    num_entries: int
+
+
+@lru_cache(maxsize=1)
+def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Similar:
+    eligible, table = items.read(), edges.read()
+    entry, target, similarity = (table[name].to_numpy() for name in (C.PROFILE_IDX, C.NEIGHBOUR_IDX, C.SIMILARITY))
+    eligible_idx = eligible[C.ITEM_IDX].to_numpy()
+    code_of = np.full(int(max(target.max(initial=-1), eligible_idx.max(initial=-1))) + 1, -1, dtype=np.int32)
+    code_of[eligible_idx] = eligible[C.CATEGORY_CODE].to_numpy()
+    kept = code_of[target] >= 0
+    entry, target, similarity = entry[kept], target[kept], similarity[kept]
+    is_target = np.zeros(len(code_of), dtype=bool)
+    is_target[target] = True
+    targets, place = np.flatnonzero(is_target), np.cumsum(is_target) - 1
+    similar_PI = sparse.csr_matrix(
+        (similarity.astype(np.float64), (entry, place[target])),
+        shape=(int(entry.max(initial=0)) + 1, max(len(targets), 1)),
+    )
+    return _Similar(
+        targets=targets_without_vectors(targets, code_of[targets]),
+        tiles=[similar_PI[:, start : start + tile_items] for start in range(0, len(targets), tile_items)],
+        num_entries=similar_PI.shape[0],
+    )
