@@ -243,6 +243,21 @@ class Transitions(Frozen):
     """Events that one task may hold; more is an error (24 bytes each)."""
 
 
+Source = Literal[
+    "popularity",
+    "recent",
+    "popular_in_category",
+    "popular_in_segment",
+    "item_knn",
+    "ease",
+    "ease_categories",
+    "transitions",
+    "als",
+    "gru",
+    "transformer",
+]
+
+
 class Ranking(Frozen):
     """Candidates, blend and lists."""
 
@@ -252,17 +267,12 @@ class Ranking(Frozen):
     """Length of a list."""
     candidates_per_source: Count = 100
     """Candidates that each source proposes a user."""
-    sources: tuple[
-        Literal["popularity", "recent", "item_knn", "ease", "transitions", "als", "gru", "transformer"], ...
-    ] = (
-        "popularity",
-        "als",
-        "gru",
-        "transformer",
-    )
+    sources: tuple[Source, ...] = ("popularity", "als", "gru", "transformer")
     """Sources that are blended."""
     recent_days: Positive = 28.0
     """Days before as-of whose buyers the source `recent` counts; on a log without a clock (time.unit order) it means nothing."""
+    segment_prior_users: Positive = 100.0
+    """Users of a segment that the popularity among all users counts as, for the source `popular_in_segment`."""
     fusion_constant: Positive = 20.0
     """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
     weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"

@@ -20,12 +20,10 @@ def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
     keys = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
     shown = rows.candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
     wanted = wanted_of(rows.targets, rows.sources(), slices).select(*keys, F.lit(True).alias("is_target"))
-    heaviest = F.min(F.struct(-F.col(C.WEIGHT), F.col(C.CATEGORY).alias(C.MAIN_CATEGORY)))
-    mains = user_categories.groupBy(C.USER_IDX).agg(heaviest[C.MAIN_CATEGORY].alias(C.MAIN_CATEGORY))
     return (
         shown.join(wanted, keys, how="full")
         .join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
-        .join(mains, C.USER_IDX, how="inner")
+        .join(main_categories(user_categories), C.USER_IDX, how="inner")
         .groupBy(C.FOLD, F.col(C.SOURCE).alias(C.MODEL), F.col(C.SCOPE).alias(C.SLICE), C.MAIN_CATEGORY, C.CATEGORY)
         .agg(
             F.lit(run_id).alias(C.RUN_ID),
@@ -35,3 +33,9 @@ def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
             F.count_if(F.col("is_shown") & F.col("is_target")).alias(C.NUM_HITS),
         )
     )
+
+
+def main_categories(user_categories: DataFrame) -> DataFrame:
+    """A fold's user categories to one row a user: ``user_idx``, ``main_category``."""
+    heaviest = F.min(F.struct(-F.col(C.WEIGHT), F.col(C.CATEGORY).alias(C.MAIN_CATEGORY)))
+    return user_categories.groupBy(C.USER_IDX).agg(heaviest[C.MAIN_CATEGORY].alias(C.MAIN_CATEGORY))

@@ -4,12 +4,10 @@ X is the user-item matrix, 1 where the user had the item, and reg = ``ease.reg_p
 B_ij = -P_ij / P_jj, B_jj = 0, and score(u, j) = sum over the user's items i of B_ij. B is dense, and none of it is pruned.
 
 Where there are fewer users than items, the same scores come from the users' side. With R = reg (XX' + reg I)^-1, Woodbury's
-identity gives P = (I - X'RX / reg) / reg, so P_jj = (1 - q_j) / reg, q_j = x_j'R x_j / reg, x_j the column of j, and for an item
-that the user did not have
+identity gives P = (I - X'RX / reg) / reg, so reg P_jj = 1 - q_j with q_j = x_j'R x_j / reg, x_j the column of j; and because
+XX'R = reg (I - R), the row of u in XP is R_u X / reg. As XB = X - XP diag(1 / P_jj),
 
-    score(u, j) = (x_u X'R x_j / reg) / (1 - q_j) = -(R x_j)_u / (1 - q_j),
-
-because XX'R = reg (I - R) and the u-th entry of x_j is 0. 1 - q_j lies in (0, 1]. Items that the user had are masked anyway.
+    score(u, j) = x_uj - (R x_j)_u / (1 - q_j),        1 - q_j in (0, 1].
 
 Array names carry their shape: N users or items, the fewer of them; U users, I items, J items that may be recommended, T of a
 tile, B users of a block.
@@ -29,7 +27,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from xrec import columns as C
-from xrec.generators.neighbours import USERS_A_TILE, targets_without_vectors, top_of_tiles
+from xrec.generators.neighbours import PROFILE, USERS_A_TILE, targets_without_vectors, top_of_tiles
 from xrec.ranking.topk import Array, ItemBlock, TopItems, flatten, map_user_blocks, spread
 from xrec.storage.shared import SharedFolder, SharedRows
 
@@ -76,9 +74,9 @@ def ease_candidates(
     pairs = interactions.select(C.USER_IDX, C.ITEM_IDX)
     by_users = check_size(pairs, ease)
     shared, items = folder.share(pairs), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
-    weights = folder.share(_solve(shared, ease.reg_param, items, pairs, by_users=by_users))
+    weights = folder.share(solve(shared, ease.reg_param, items, pairs, by_users=by_users))
     if not by_users:
-        return _score_items(users, weights, items, ranking)
+        return _score_items(users, pairs, weights, items, ranking)
     scales = folder.share(_scales_of(pairs, shared, weights, ease.reg_param))
     return _score_users(users, shared, weights, scales, items, ranking)
 
@@ -118,7 +116,7 @@ def invert(gram_NN: Array, reg: float) -> Array:
     return inverse
 
 
-def _solve(shared: SharedRows, reg: float, items: SharedRows, pairs: DataFrame, *, by_users: bool) -> DataFrame:
+def solve(shared: SharedRows, reg: float, items: SharedRows, pairs: DataFrame, *, by_users: bool) -> DataFrame:
     """One task's rows: of each item its weights to the targets (B), or of each user R, as bytes of float32."""
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -186,12 +184,14 @@ def _targets(items: SharedRows, known_idx_I: Array) -> ItemBlock:
     return targets_without_vectors(item_idx[kept], code[kept])
 
 
-def _score_items(users: DataFrame, weights: SharedRows, items: SharedRows, ranking: Ranking) -> DataFrame:
+def _score_items(
+    users: DataFrame, pairs: DataFrame, weights: SharedRows, items: SharedRows, ranking: Ranking
+) -> DataFrame:
     tile_items, k = min(ranking.tile_items, _TILE_ITEMS), ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
         item_idx_I, weights_IJ, targets = _read_item_weights(weights, items)
-        row, item = flatten(batch.column(C.SEEN))
+        row, item = flatten(batch.column(PROFILE))
         # Only the rows of what somebody of the block had; float64 sums by rising index, so that blocks do not matter.
         had, place = np.unique(item, return_inverse=True)
         weights_HJ = weights_IJ[np.searchsorted(item_idx_I, had)]
@@ -203,7 +203,10 @@ def _score_items(users: DataFrame, weights: SharedRows, items: SharedRows, ranki
 
         return top_of_tiles(batch, targets, score, tile_items=tile_items, k=k)
 
-    return map_user_blocks(users, select, tile_users=min(ranking.tile_users, USERS_A_TILE))
+    profiles = pairs.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(PROFILE))
+    return map_user_blocks(
+        users.join(profiles, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, USERS_A_TILE)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -253,8 +256,8 @@ def _score_users(
 
         def score(start: int, stop: int) -> Array:
             # An item's users by rising index, so that blocks do not matter.
-            sums_TB = of_users.had_IU[place_J[start:stop]] @ residual_UB
-            scores_BT: Array = (sums_TB * scale_J[start:stop, None]).T
+            had_TU = of_users.had_IU[place_J[start:stop]]
+            scores_BT: Array = (had_TU[:, place_B].toarray() + (had_TU @ residual_UB) * scale_J[start:stop, None]).T
             return scores_BT
 
         return top_of_tiles(batch, targets, score, tile_items=tile_items, k=k)

@@ -24,14 +24,20 @@ SOURCE, RECENT = C.POPULARITY, C.RECENT
 def popular_candidates(
     users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking, folder: SharedFolder
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score`` (the item's buyers), ``rank`` of a fold.
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score`` (the item's buyers), ``rank`` of a fold; exact below 2^24."""
+    buyers = num_buyers_of(interactions).withColumnRenamed(C.NUM_BUYERS, C.SCORE)
+    return score_alike(users, eligible, buyers, ranking, folder)
 
-    Through the kernel, with vectors of length one: the user's is 1, the item's its number of buyers (exact below 2^24).
+
+def score_alike(
+    users: DataFrame, eligible: DataFrame, scores: DataFrame, ranking: Ranking, folder: SharedFolder
+) -> DataFrame:
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``: items by a ``score`` that is the same for all users.
+
+    Through the kernel, with vectors of length one: the user's is 1, the item's its score.
     """
-    buyers = num_buyers_of(interactions).select(
-        F.col(C.ITEM_IDX).alias(C.IDX), F.array(F.col(C.NUM_BUYERS).cast("float")).alias(C.VECTOR)
-    )
-    items = folder.share(item_rows(eligible, buyers))
+    vectors = scores.select(F.col(C.ITEM_IDX).alias(C.IDX), F.array(F.col(C.SCORE).cast("float")).alias(C.VECTOR))
+    items = folder.share(item_rows(eligible, vectors))
     ones = users.withColumn(C.VECTOR, F.array(F.lit(1.0).cast("float")))
     return top_k(ones, items, ranking, k=ranking.candidates_per_source)
 

@@ -15,7 +15,15 @@ from xrec import columns as C
 from xrec.config import Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
-from xrec.generators import ease, item_knn, popularity, transitions
+from xrec.generators import (
+    ease,
+    ease_categories,
+    item_knn,
+    popular_in_category,
+    popular_in_segment,
+    popularity,
+    transitions,
+)
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
 from xrec.storage.shared import SharedFolder
@@ -115,6 +123,20 @@ def _recent(given: Given) -> DataFrame:
     return popularity.recent_candidates(given.users, given.eligible, interactions, given.fold, ranking, given.folder)
 
 
+def _popular_in_category(given: Given) -> DataFrame:
+    interactions, ranking = given.read("interactions"), given.settings.ranking
+    return popular_in_category.popular_in_category_candidates(
+        given.users, given.eligible, interactions, ranking, given.folder
+    )
+
+
+def _popular_in_segment(given: Given) -> DataFrame:
+    interactions, mixes, ranking = given.read("interactions"), given.read("user_categories"), given.settings.ranking
+    return popular_in_segment.popular_in_segment_candidates(
+        given.users, given.eligible, interactions, mixes, ranking, given.folder
+    )
+
+
 def _item_knn(given: Given) -> DataFrame:
     interactions, settings = given.read("interactions"), given.settings
     return item_knn.knn_candidates(
@@ -126,6 +148,13 @@ def _ease(given: Given) -> DataFrame:
     interactions, settings = given.read("interactions"), given.settings
     return ease.ease_candidates(
         given.users, given.eligible, interactions, settings.ease, settings.ranking, given.folder
+    )
+
+
+def _ease_categories(given: Given) -> DataFrame:
+    interactions, mixes, settings = given.read("interactions"), given.read("user_categories"), given.settings
+    return ease_categories.ease_category_candidates(
+        given.users, given.eligible, interactions, mixes, settings.ease, settings.ranking, given.folder
     )
 
 
@@ -146,8 +175,11 @@ def _factors(given: Given) -> DataFrame:
 GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     popularity.SOURCE: _popularity,
     popularity.RECENT: _recent,
+    popular_in_category.SOURCE: _popular_in_category,
+    popular_in_segment.SOURCE: _popular_in_segment,
     item_knn.SOURCE: _item_knn,
     ease.SOURCE: _ease,
+    ease_categories.SOURCE: _ease_categories,
     transitions.SOURCE: _transitions,
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""

@@ -13,7 +13,8 @@ from xrec import columns as C
 from xrec.features.buyers import num_buyers_of
 
 _NUM_NAMED = 2
-_SEQUENCE_SOURCES = ("gru", "transformer")
+_FOLLOWING_SOURCES = ("gru", "transformer", "transitions")
+_POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
 
 
 def with_reasons(lists: DataFrame, interactions: DataFrame, user_categories: DataFrame, items: DataFrame) -> DataFrame:
@@ -56,6 +57,6 @@ def _why() -> Column:
     )
     alike = F.concat(F.lit("Chosen by customers whose history resembles yours"), above_all, F.lit("."))
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
-    by_source = F.when(F.col(C.SOURCE) == C.POPULARITY, F.concat(F.lit("Popular: "), chose))
+    by_source = F.when(F.col(C.SOURCE).isin(*_POPULARITY_SOURCES), F.concat(F.lit("Popular: "), chose))
     by_source = by_source.when(F.col(C.SOURCE) == C.RECENT, F.lit("Many customers chose it lately."))
-    return by_source.when(F.col(C.SOURCE).isin(*_SEQUENCE_SOURCES), follows).otherwise(alike)
+    return by_source.when(F.col(C.SOURCE).isin(*_FOLLOWING_SOURCES), follows).otherwise(alike)
