@@ -66,6 +66,7 @@ def main() -> None:
         "storage.root": folder,
         "folds.num_select": 0,
         "evaluation.scopes": "[new]",
+        "ranking.candidates_per_source": 20,
         "ranking.sources": f"[{','.join(dict.fromkeys(['popularity', *arguments.models]))}]",
     }
     _run(settings, "--until", "candidates")

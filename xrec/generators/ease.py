@@ -63,7 +63,7 @@ def ease_candidates(
 
     One task inverts the matrix of N users or items, the fewer: N x N x 8 bytes, on as many threads as OMP_NUM_THREADS gives
     Spark's Python processes (one, unless spark.executorEnv.OMP_NUM_THREADS says more). Each Python process that scores holds
-    N x N x 4 bytes, and 16 bytes for each interaction.
+    N x N x 4 bytes, twice that while it reads them, and 16 bytes for each interaction where the users are fewer.
 
     Raises
     ------
@@ -171,7 +171,8 @@ def read_weights(weights: SharedRows) -> tuple[Array, Array]:
     idx_N = table[C.IDX].to_numpy()
     # The bytes lie row after row, so that a matrix of them is no copy.
     parts = [np.frombuffer(chunk.buffers()[2], dtype=np.float32) for chunk in table[C.WEIGHTS].chunks]
-    weights_NJ = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(len(idx_N), -1)
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    weights_NJ = values.reshape(len(idx_N), values.size // max(len(idx_N), 1))
     order = np.argsort(idx_N)
     return idx_N[order], weights_NJ if np.array_equal(order, np.arange(len(order))) else weights_NJ[order]
 
