@@ -9,13 +9,17 @@ the fold of the last item but one.
 
 Against: hit rate and NDCG at 10 of popularity by the S3-Rec repository, and, measured once on this file and untuned, of
 item-kNN, EASE, a decayed item-to-item transition model and implicit ALS of rank 128. Bounds: 95 % of these figures; of ALS, a
-hit rate of .055. The exit code is 1 where one is missed. Same-day reviews of this file are sorted by product code, which
-helps transitions.
+hit rate of .055. The exit code is 1 where one is missed.
+
+S3-Rec's popularity counts the targets as well, which gives popularity away. So their bound is that of popularity counted like
+theirs (popularity_with_targets, by pandas from the same tables); that of the history alone has none. Same-day reviews of this
+file are sorted by product code, which helps transitions.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -24,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 import deltalake
+import numpy as np
 import pandas as pd
 import pyarrow.dataset
 
@@ -32,16 +37,16 @@ DATA = "../shared/data/amazon_beauty"
 K = 10
 AGAINST = {
     "popularity": {"hr": 0.0152, "ndcg": 0.0068},
+    "popularity_with_targets": {"hr": 0.0152, "ndcg": 0.0068},
     "item_knn": {"hr": 0.0645, "ndcg": 0.0377},
     "ease": {"hr": 0.0764, "ndcg": 0.0418},
     "transitions": {"hr": 0.0870, "ndcg": 0.0552},
     "als": {"hr": 0.0588, "ndcg": 0.0309},
 }
-LEAST = {
-    **{(model, name): 0.95 * value for model, of in AGAINST.items() for name, value in of.items()},
-    ("als", "hr"): 0.055,
-}
-del LEAST["als", "ndcg"]
+LEAST = {(model, name): 0.95 * value for model, figures in AGAINST.items() for name, value in figures.items()}
+LEAST["als", "hr"] = 0.055
+NO_BOUND = {("popularity", "hr"), ("popularity", "ndcg"), ("als", "ndcg")}
+LEAKS = "popularity_with_targets"
 
 
 def main() -> None:
@@ -67,11 +72,12 @@ def main() -> None:
         "folds.num_select": 0,
         "evaluation.scopes": "[new]",
         "ranking.candidates_per_source": 20,
-        "ranking.sources": f"[{','.join(dict.fromkeys(['popularity', *arguments.models]))}]",
+        "ranking.sources": f"[{','.join(sorted({'popularity', *arguments.models} - {LEAKS}))}]",
     }
     _run(settings, "--until", "candidates")
     _run(settings, "--only", "evaluate")
-    missed = [not _report(model, name, _metrics(folder)) for model in arguments.models for name in ("hr", "ndcg")]
+    metrics = pd.concat([_metrics(folder), _judge_popularity_with_targets(folder)])
+    missed = [not _report(model, name, metrics) for model in arguments.models for name in ("hr", "ndcg")]
     if not arguments.tables:
         shutil.rmtree(folder)
     sys.exit(int(any(missed)))
@@ -82,21 +88,50 @@ def _run(settings: dict[str, object], *stages: str) -> None:
     command += ["--config", str(ROOT / "conf" / "amazon_beauty.yaml")]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    # What the stages say is no figure.
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame:
+    files = deltalake.DeltaTable(str(folder / name)).file_uris()
+    return pyarrow.dataset.dataset(files, partitioning="hive").to_table().to_pandas()
 
 
 def _metrics(folder: Path) -> pd.DataFrame:
     """The newest run's metrics of the lists that exclude nothing but what the user had."""
-    files = deltalake.DeltaTable(str(folder / "metrics")).file_uris()
-    metrics = pyarrow.dataset.dataset(files, partitioning="hive").to_table().to_pandas()
+    metrics = _table(folder, "metrics")
     return metrics[(metrics["run_id"] == metrics["run_id"].max()) & (metrics["slice"] == "new") & (metrics["k"] == K)]
+
+
+def _judge_popularity_with_targets(folder: Path) -> pd.DataFrame:
+    """The figures of the items with the most buyers when the targets' buyers count too."""
+    had, targets = _table(folder, "interactions"), _table(folder, "targets").query("is_new and not cold_user")
+    buyers = pd.concat([had["item_idx"], targets["item_idx"]]).value_counts()
+    best_first = [item for _, item in sorted((-count, item) for item, count in buyers.items())]
+    had_by_user = had.groupby("user_idx")["item_idx"].agg(set)
+    gains = []
+    for user, item in zip(targets["user_idx"], targets["item_idx"], strict=True):
+        unseen = (other for other in best_first if other not in had_by_user[user])
+        place = next((place for place, other in enumerate(itertools.islice(unseen, K)) if other == item), None)
+        gains.append(0.0 if place is None else 1 / np.log2(place + 2))
+    values = {"hr": np.sign(gains), "ndcg": np.array(gains)}
+    half = {name: 1.96 * value.std() / np.sqrt(len(value)) for name, value in values.items()}
+    return pd.DataFrame(
+        {
+            "model": LEAKS,
+            "metric": name,
+            "value": mean,
+            "low": mean - half[name],
+            "high": mean + half[name],
+            "num_users": len(gains),
+        }
+        for name, mean in ((name, value.mean()) for name, value in values.items())
+    )
 
 
 def _report(model: str, name: str, metrics: pd.DataFrame) -> bool:
     """Print a figure; whether it reaches its bound."""
     found = metrics[(metrics["model"] == model) & (metrics["metric"] == name)].iloc[0]
-    least = LEAST.get((model, name))
+    least = None if (model, name) in NO_BOUND else LEAST[model, name]
     line = {
         "figure": f"{name}{K}_{model}",
         "value": round(found["value"], 5),
