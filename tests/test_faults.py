@@ -63,7 +63,7 @@ def test_a_kill_in_every_stage_changes_nothing(tmp_path: Path) -> None:
     stormy = write_world(world, tmp_path / "stormy", platforms=True)
     root = stormy.config.parent / "warehouse"
     resume_from = STAGES[0].name
-    for stage in STAGES:
+    for stage in [stage for stage in STAGES if stage.name != "report"]:  # which writes no table
         run = PipelineRun(stormy.config, "--from", resume_from)
         folders = [root / name for name in stage.writes]
         if stage.own_application:  # its checkpoints

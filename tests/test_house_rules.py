@@ -46,6 +46,15 @@ ALLOWED = {
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
     ("xrec/runs/summary.py", "print_models", "collect"),
     ("xrec/runs/summary.py", "_print_customers", "collect"),
+    # What a page shows: the figures of a run, a row a category, the largest flows, the newest looks and trials, five customers.
+    ("xrec/reporting/gather.py", "_cleaning", "collect"),
+    ("xrec/reporting/gather.py", "_shares", "collect"),
+    ("xrec/reporting/gather.py", "_metrics", "collect"),
+    ("xrec/reporting/gather.py", "_blend", "collect"),
+    ("xrec/reporting/gather.py", "_flows", "collect"),
+    ("xrec/reporting/gather.py", "_looks", "collect"),
+    ("xrec/reporting/gather.py", "_trials", "collect"),
+    ("xrec/reporting/customers.py", "draw_customers", "collect"),
     # Rows that are checked and counted before they are written; freed right after.
     ("xrec/storage/tables.py", "Tables.write", "persist"),
     ("xrec/storage/tables.py", "Tables.merge", "persist"),

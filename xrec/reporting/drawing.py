@@ -56,6 +56,10 @@ _STYLE: Any = {
 _POINTS_AN_INCH = 72
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 LONGEST_NAME = 26
+HALF, WHOLE = 5.4, 9.0
+"""Inches: half of a wide page, and the whole of it."""
+LINE = 0.29
+"""Inches a bar with its label needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ class Customer:
     heaviest: Sequence[tuple[str, float]]
     """Categories and their shares of his weight."""
     purchases: Sequence[tuple[date, str, str]]
-    """His newest ones: day, item and category."""
+    """The items that he had last: day, item and category."""
     items: Sequence[tuple[int, str, str, str]]
     """His list: rank, item, category and reason."""
 

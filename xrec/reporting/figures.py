@@ -7,40 +7,25 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from pyspark.sql import Row
 
-from xrec import columns as C
-from xrec.evaluation.report import HEADLINE
 from xrec.reporting.drawing import (
     DASHES,
     GRID,
-    INK,
+    HALF,
+    LINE,
     MARKERS,
     PAPER,
     SERIES,
+    WHOLE,
     Figure,
     canvas,
     name_places,
     shorten,
     to_svg,
 )
-from xrec.reporting.facts import Cleaning, Count, Facts, Flows, Share, Training
-from xrec.reporting.words import BASELINE, UNSURE, difference, find, name_slice, slices_in, value_of, verdict
+from xrec.reporting.facts import Cleaning, Count, Flows, Share, Training
 
-_HALF, _WHOLE = 5.4, 9.0
-"""Inches: half of a wide page, and the whole of it."""
-_LINE = 0.29
-"""Inches a bar with its label needs."""
 _MOST_REASONS = 12
-_BEYOND = {
-    "coverage": ("Coverage", "distinct items shown, of all recommendable items", True),
-    "category_coverage": ("Category coverage", "distinct categories shown, of all recommendable categories", True),
-    "long_tail": ("Long tail", "share of shown items outside the short head, which has 80 % of all purchases", True),
-    "gini": ("Gini index of exposure", "0: all items are shown equally often; near 1: a few are", False),
-    "novelty": ("Novelty", "bits; the rarer the shown items are bought, the more", False),
-    "diversity": ("Diversity", "0: a list has one category; 1: its items share none", False),
-}
-"""By metric: title, what it says, and whether it is a share."""
 
 
 def draw_cleaning(cleaning: Cleaning) -> list[Figure]:
@@ -67,7 +52,7 @@ def draw_shares(shares: Sequence[Share]) -> Figure:
     is_same = all(abs(share.before - share.after) < 1e-9 for share in shares)
     title = "Shares of categories in the training rows"
     names = [share.category for share in shares]
-    with canvas(_WHOLE, 0.9 + 0.34 * len(names)) as (figure, (axes,)):
+    with canvas(WHOLE, 0.9 + 0.34 * len(names)) as (figure, (axes,)):
         places = range(len(names))
         for values, shift, color, hatch, label in (
             ([share.before for share in shares], -0.2, SERIES[0], "", "before balancing"),
@@ -93,7 +78,7 @@ def draw_shares(shares: Sequence[Share]) -> Figure:
         title=title,
         caption=caption,
         svg=svg,
-        inches=_WHOLE,
+        inches=WHOLE,
         head=("category", "events", "share before", "share after"),
         rows=[(s.category, f"{s.num_events:,}", f"{s.before:.2%}", f"{s.after:.2%}") for s in shares],
     )
@@ -108,7 +93,7 @@ def draw_trainings(trainings: Sequence[Training]) -> list[Figure]:
 
 def _draw_model(model: str, trainings: Sequence[Training]) -> Figure:
     title = f"Training of the {model}"
-    with canvas(_HALF, 4.2, rows=2) as (figure, (losses, ndcgs)):
+    with canvas(HALF, 4.2, rows=2) as (figure, (losses, ndcgs)):
         for number, training in enumerate(trainings):
             epochs = [epoch.epoch for epoch in training.epochs]
             style: dict[str, Any] = {
@@ -135,7 +120,7 @@ def _draw_model(model: str, trainings: Sequence[Training]) -> Figure:
         title=title,
         caption="The weights of the best epoch count. Validation users stop the training early; their figure is none to report.",
         svg=svg,
-        inches=_HALF,
+        inches=HALF,
         head=("fold", "epoch", "loss", "validation NDCG@10", "seconds"),
         rows=[
             (
@@ -151,53 +136,6 @@ def _draw_model(model: str, trainings: Sequence[Training]) -> Figure:
     )
 
 
-def draw_models(facts: Facts) -> list[Figure]:
-    """A figure a slice: every model's NDCG with its interval, and what the difference to popularity is."""
-    names = slices_in([row for row in facts.metrics if row[C.METRIC] == HEADLINE], facts.scope)
-    return [_draw_slice(find(facts.metrics, HEADLINE, name), name, facts.k) for name in names]
-
-
-def _draw_slice(rows: Sequence[Row], slice_name: str, k: int) -> Figure:
-    name, title = f"models-{slice_name.replace('_', '-')}", f"NDCG@{k}, {name_slice(slice_name)}"
-    with canvas(_HALF, 0.85 + 1.5 * _LINE * len(rows)) as (figure, (axes,)):
-        base = next((row[C.VALUE] for row in rows if row[C.MODEL] == BASELINE), None)
-        if base is not None:
-            axes.axvline(base, color=INK, linestyle="--", linewidth=0.9)
-        for place, row in enumerate(rows):
-            said, value = verdict(row), row[C.VALUE]
-            is_sure = said in {"higher", "lower"}
-            low, high = (value if row[bound] is None else row[bound] for bound in (C.LOW, C.HIGH))
-            axes.errorbar(
-                value,
-                place,
-                xerr=[[max(value - low, 0.0)], [max(high - value, 0.0)]],
-                color=SERIES[0],
-                marker="D" if row[C.MODEL] == BASELINE else "o",
-                markerfacecolor=SERIES[0] if is_sure else PAPER,
-                capsize=3,
-            )
-            text = "baseline" if row[C.MODEL] == BASELINE else said
-            axes.annotate(f"{value:.4f}  {text}", (value, place), (0, 7), textcoords="offset points", ha="center")
-        name_places(axes, [row[C.MODEL] for row in rows])
-        axes.margins(x=0.25)
-        axes.set_ylim(len(rows) - 0.5, -0.75)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        svg = to_svg(figure, name=name, title=title)
-    users = max((row[C.NUM_USERS] for row in rows), default=0)
-    return Figure(
-        name=name,
-        title=title,
-        caption=(
-            f"{users:,} users with targets; lines are intervals, the dashed one is popularity. A filled dot differs from "
-            f"popularity for sure, an open one does not ({UNSURE}), all models being compared at once."
-        ),
-        svg=svg,
-        inches=_HALF,
-        head=("model", "value [interval]", "against popularity [interval for all models at once]"),
-        rows=[(row[C.MODEL], value_of(row), difference(row)) for row in rows],
-    )
-
-
 def draw_flows(flows: Flows) -> list[Figure]:
     """Where the lists lead: the heat map of the most frequent categories, and the biggest flows."""
     return [_draw_heat(flows), _draw_biggest(flows)]
@@ -209,7 +147,7 @@ def _draw_heat(flows: Flows) -> Figure:
     shown = {(flow.main_category, flow.category): flow.num_shown for flow in flows.cells}
     part = [[shown.get((m, c), 0) / max(flows.num_shown[m], 1) for c in categories] for m in mains]
     most = max(max(map(max, part), default=0.0), 1e-9)
-    with canvas(_WHOLE, 1.9 + 0.3 * len(mains)) as (figure, (axes,)):
+    with canvas(WHOLE, 1.9 + 0.3 * len(mains)) as (figure, (axes,)):
         for y, row in enumerate(part):
             for x, value in enumerate(row):
                 # Paler than the letters on it, on light and on dark paper.
@@ -231,7 +169,7 @@ def _draw_heat(flows: Flows) -> Figure:
             "A customer's main category is the one with his largest weight."
         ),
         svg=svg,
-        inches=_WHOLE,
+        inches=WHOLE,
         head=("main category", *categories),
         rows=[(m, *[f"{100 * value:.1f}" for value in row]) for m, row in zip(mains, part, strict=True)],
     )
@@ -245,7 +183,7 @@ def _draw_biggest(flows: Flows) -> Figure:
         ("targets", [flow.num_targets for flow in flows.biggest], SERIES[1], "////"),
         ("hits", [flow.num_hits for flow in flows.biggest], SERIES[2], "...."),
     )
-    with canvas(_WHOLE, 0.9 + 0.5 * len(names)) as (figure, (axes,)):
+    with canvas(WHOLE, 0.9 + 0.5 * len(names)) as (figure, (axes,)):
         for number, (label, values, color, hatch) in enumerate(kinds):
             at = [place + 0.27 * (number - 1) for place in range(len(names))]
             bars = axes.barh(at, values, height=0.25, color=color, hatch=hatch, edgecolor=PAPER, label=label)
@@ -259,7 +197,7 @@ def _draw_biggest(flows: Flows) -> Figure:
         title=title,
         caption="Pairs (customer, item) that were shown, that were bought in the horizon (targets), and both (hits).",
         svg=svg,
-        inches=_WHOLE,
+        inches=WHOLE,
         head=("main category", "category", "shown", "targets", "hits"),
         rows=[
             (f.main_category, f.category, f"{f.num_shown:,}", f"{f.num_targets:,}", f"{f.num_hits:,}")
@@ -268,47 +206,9 @@ def _draw_biggest(flows: Flows) -> Figure:
     )
 
 
-def draw_beyond(facts: Facts) -> list[Figure]:
-    """A figure a metric that says what lists are like: a bar a model."""
-    drawn = []
-    for metric, (title, meaning, is_share) in _BEYOND.items():
-        if rows := find(facts.metrics, metric, facts.scope):
-            shown = [f"{row[C.VALUE]:.2%}" if is_share else f"{row[C.VALUE]:.3f}" for row in rows]
-            drawn.append(_draw_metric(rows, metric, f"{title}@{facts.k}", meaning, shown))
-    return drawn
-
-
-def _draw_metric(rows: Sequence[Row], metric: str, title: str, meaning: str, shown: Sequence[str]) -> Figure:
-    name = f"beyond-{metric.replace('_', '-')}"
-    with canvas(_HALF, 0.55 + _LINE * len(rows)) as (figure, (axes,)):
-        hatches = ["////" if row[C.MODEL] == BASELINE else "" for row in rows]
-        bars = axes.barh(
-            range(len(rows)),
-            [row[C.VALUE] for row in rows],
-            color=SERIES[0],
-            hatch=hatches,
-            edgecolor=PAPER,
-            height=0.7,
-        )
-        axes.bar_label(bars, shown, padding=3)
-        name_places(axes, [row[C.MODEL] for row in rows])
-        axes.margins(x=0.18)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        svg = to_svg(figure, name=name, title=title)
-    return Figure(
-        name=name,
-        title=title,
-        caption=f"{meaning[0].upper()}{meaning[1:]}. Popularity is hatched.",
-        svg=svg,
-        inches=_HALF,
-        head=("model", "value [interval]", "against popularity [interval for all models at once]"),
-        rows=[(row[C.MODEL], value_of(row), difference(row)) for row in rows],
-    )
-
-
 def _bars(name: str, title: str, caption: str, counts: Sequence[Count], *, total: int) -> Figure:
     """One bar a count, with its number and its part of the total."""
-    with canvas(_HALF, 0.4 + 1.25 * _LINE * len(counts)) as (figure, (axes,)):
+    with canvas(HALF, 0.4 + 1.25 * LINE * len(counts)) as (figure, (axes,)):
         bars = axes.barh(
             range(len(counts)), [count.num_rows for count in counts], color=SERIES[0], edgecolor=GRID, height=0.7
         )
@@ -322,7 +222,7 @@ def _bars(name: str, title: str, caption: str, counts: Sequence[Count], *, total
         title=title,
         caption=caption,
         svg=svg,
-        inches=_HALF,
+        inches=HALF,
         head=("", "rows", "of all rows read"),
         rows=[(count.name, f"{count.num_rows:,}", f"{count.num_rows / total:.2%}") for count in counts],
     )

@@ -6,50 +6,63 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 import xrec
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.evaluation.folds import Fold, history_of
+from xrec.evaluation.folds import Fold
 from xrec.evaluation.report import POOLED, of_one_fold
 from xrec.features.sequence_files import MODELS, model_location
 from xrec.ingest.cleaning import CLEAN, DUPLICATE, OUTCOMES
 from xrec.logrules.judge import USED
-from xrec.reporting.facts import Cleaning, Count, Customer, Facts, Flow, Flows, Share, Training
-from xrec.runs.ledger import newest_runs
+from xrec.reporting.customers import draw_customers
+from xrec.reporting.facts import Cleaning, Count, Facts, Flow, Flows, Share, Training
+from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.looks import code_version
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES
 from xrec.schemas import TABLES
 from xrec.sequence.progress import load_progress
 from xrec.storage.files import absolute
-from xrec.storage.tables import Tables, read_table_version
+from xrec.storage.tables import Tables
 
-NUM_CATEGORIES, NUM_CELLS, NUM_FLOWS = 20, 15, 15
+NUM_CATEGORIES, NUM_CELLS, NUM_FLOWS = 20, 15, 12
 """Categories of the balance, categories a side of the heat map, and the flows that are shown one by one."""
-_NUM_CUSTOMERS, _NUM_EACH, _NUM_ITEMS = 5, 5, 10
 _NUM_LOOKS = 20
+_READ = (
+    "accounts",
+    "balance_report",
+    "metrics",
+    "category_flow",
+    "recommendations",
+    "looks",
+    "trials",
+    "blend_weights",
+)
+"""Tables that a run may lack."""
 _PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "torch", "horovod", "petastorm", "matplotlib", "jinja2")
 
 
 def gather(context: StageContext) -> Facts:
     """The facts of the newest run of each stage, on the main fold of the settings."""
     tables, settings, fold = context.tables, context.settings, context.main_fold
-    versions = {name: newest for name in TABLES if (newest := read_table_version(tables, name)) is not None}
-    runs, there = newest_runs(tables), set(versions)
+    there = {name for name in _READ if tables.exists(name)}
+    runs = newest_runs(tables)
     run_id = runs["evaluate"].run_id if "evaluate" in runs else ""
     k = settings.evaluation.ks[0]
     metrics = _metrics(tables, fold, k, run_id) if "metrics" in there else []
     blend = _blend(tables) if "blend_weights" in there else []
     served = C.BLEND if blend and fold.purpose != "select" else ""
+    models = {row[C.MODEL] for row in metrics}
+    model = next((name for name in (served, "als", *sorted(models)) if name in models), None)
     found = {
-        "cleaning": _cleaning(tables) if {"accounts", "judged_events"} <= there else None,
+        "cleaning": _cleaning(tables) if "accounts" in there else None,
         "shares": _shares(tables, fold) if "balance_report" in there else [],
         "trainings": _trainings(settings, context.folds),
-        "flows": _flows(tables, settings, fold, run_id, served) if metrics and "category_flow" in there else None,
-        "customers": _customers(context, fold) if "recommendations" in there else [],
+        "flows": _flows(tables, settings, fold, run_id, model) if model and "category_flow" in there else None,
+        "customers": draw_customers(tables, fold, seed=settings.seed) if "recommendations" in there else [],
         "looks": _looks(tables) if "looks" in there else [],
         "trials": _trials(tables) if "trials" in there else [],
     }
@@ -66,7 +79,7 @@ def gather(context: StageContext) -> Facts:
         metrics=metrics,
         blend=blend,
         stages=[runs[name] for name in STAGE_NAMES if name in runs],
-        versions=versions,
+        versions=_versions(tables, runs),
         packages=_packages(),
         settings=list(_flat(json.loads(settings.model_dump_json()))),
         **found,  # type: ignore[arg-type] # each is of its field's type
@@ -140,19 +153,14 @@ def _cleaning(tables: Tables) -> Cleaning:
 
 def _shares(tables: Tables, fold: Fold) -> list[Share]:
     """The largest categories, and all others together as the last."""
-    rows = tables.read("balance_report", fold=fold.name)
-    kinds = [C.NUM_EVENTS, C.SHARE, C.BALANCED_SHARE]
-    largest = rows.orderBy(F.desc(C.NUM_EVENTS), C.CATEGORY).limit(NUM_CATEGORIES).select(C.CATEGORY, *kinds).collect()
-    total = rows.agg(F.count("*"), *[F.sum(name) for name in kinds]).collect()[0]
+    kinds = [C.CATEGORY, C.NUM_EVENTS, C.SHARE, C.BALANCED_SHARE]
+    rows = tables.read("balance_report", fold=fold.name).select(*kinds).collect()
+    rows.sort(key=lambda row: (-row[C.NUM_EVENTS], row[C.CATEGORY]))
+    largest, rest = rows[:NUM_CATEGORIES], rows[NUM_CATEGORIES:]
     shares = [Share(category=row[0], num_events=row[1], before=row[2], after=row[3]) for row in largest]
-    if total[0] > len(shares):
-        rest = Share(
-            category=f"{total[0] - len(shares)} others",
-            num_events=total[1] - sum(share.num_events for share in shares),
-            before=total[2] - sum(share.before for share in shares),
-            after=total[3] - sum(share.after for share in shares),
-        )
-        shares.append(rest)
+    if rest:
+        sums = [sum(row[name] for row in rest) for name in kinds[1:]]
+        shares.append(Share(category=f"{len(rest)} others", num_events=sums[0], before=sums[1], after=sums[2]))
     return shares
 
 
@@ -181,109 +189,38 @@ def _blend(tables: Tables) -> list[Row]:
     return sorted(tables.read("blend_weights").collect(), key=lambda row: (row[C.SCOPE] != "touched", -row[C.WEIGHT]))
 
 
-def _flows(tables: Tables, settings: Settings, fold: Fold, run_id: str, served: str) -> Flows | None:
+def _flows(tables: Tables, settings: Settings, fold: Fold, run_id: str, model: str) -> Flows | None:
     rows = tables.read("category_flow", run_id=run_id).where(
-        (F.col(C.FOLD) == fold.name) & (F.col(C.SLICE) == settings.ranking.scope)
+        (F.col(C.FOLD) == fold.name) & (F.col(C.SLICE) == settings.ranking.scope) & (F.col(C.MODEL) == model)
     )
-    models = [row[0] for row in rows.select(C.MODEL).distinct().collect()]
-    if not models:
+    sides = [F.struct(F.lit(side).alias("side"), F.col(side).alias("name")) for side in (C.MAIN_CATEGORY, C.CATEGORY)]
+    per_side = rows.select(F.inline(F.array(*sides)), C.NUM_SHOWN).groupBy("side", "name").sum(C.NUM_SHOWN)
+    totals = sorted(per_side.collect(), key=lambda row: (-row[2], row["name"]))
+    if not totals:
         return None
-    model = next((name for name in (served, "als", *sorted(models)) if name in models), models[0])
-    rows = rows.where(F.col(C.MODEL) == model)
-    mains, categories = _most_shown(rows, C.MAIN_CATEGORY), _most_shown(rows, C.CATEGORY)
-    cells = rows.where(F.col(C.MAIN_CATEGORY).isin(list(mains)) & F.col(C.CATEGORY).isin(list(categories)))
+    mains = {row["name"]: row[2] for row in totals if row["side"] == C.MAIN_CATEGORY}
+    top_mains = list(mains)[:NUM_CELLS]
+    categories = [row["name"] for row in totals if row["side"] == C.CATEGORY][:NUM_CELLS]
+    is_cell = F.col(C.MAIN_CATEGORY).isin(top_mains) & F.col(C.CATEGORY).isin(categories)
+    names = list(Flow.__dataclass_fields__)
+    cells = rows.where(is_cell).select(*names, F.lit(True).alias("is_cell"))
     biggest = rows.orderBy(F.desc(C.NUM_SHOWN), C.MAIN_CATEGORY, C.CATEGORY).limit(NUM_FLOWS)
+    found = cells.unionByName(biggest.select(*names, F.lit(False).alias("is_cell"))).collect()
+
+    def flows(*, of_cells: bool) -> list[Flow]:
+        chosen = [Flow(**{name: row[name] for name in names}) for row in found if row["is_cell"] == of_cells]
+        return sorted(chosen, key=lambda flow: (-flow.num_shown, flow.main_category, flow.category))
+
     return Flows(
         model=model,
         slice_name=settings.ranking.scope,
         k=settings.evaluation.ks[0],
-        cells=_flows_of(cells),
-        main_categories=list(mains),
-        categories=list(categories),
+        cells=flows(of_cells=True),
+        main_categories=top_mains,
+        categories=categories,
         num_shown=mains,
-        biggest=_flows_of(biggest),
+        biggest=flows(of_cells=False),
     )
-
-
-def _most_shown(rows: DataFrame, column: str) -> dict[str, int]:
-    """The values of a column that were shown most, with how often."""
-    shown = rows.groupBy(column).agg(F.sum(C.NUM_SHOWN).alias(C.NUM_SHOWN))
-    return {row[0]: row[1] for row in shown.orderBy(F.desc(C.NUM_SHOWN), column).limit(NUM_CELLS).collect()}
-
-
-def _flows_of(rows: DataFrame) -> list[Flow]:
-    names = list(Flow.__dataclass_fields__)
-    found = [Flow(**row.asDict()) for row in rows.select(*names).collect()]
-    return sorted(found, key=lambda flow: (-flow.num_shown, flow.main_category, flow.category))
-
-
-def _customers(context: StageContext, fold: Fold) -> list[Customer]:
-    """Five customers, chosen by a hash of the seed and the key."""
-    tables = context.tables
-    lists = tables.read("recommendations").where(F.col(C.RUN_DATE) == F.lit(fold.as_of.date()))
-    drawn = lists.select(C.USER_ID).distinct().orderBy(F.xxhash64(F.lit(context.settings.seed), C.USER_ID))
-    users = [row[0] for row in drawn.limit(_NUM_CUSTOMERS).collect()]
-    labels = tables.read("items").select(C.ITEM_ID, C.LABEL)
-    top = lists.where(F.col(C.USER_ID).isin(users) & (F.col(C.RANK) <= _NUM_ITEMS)).drop(C.VERSIONS)
-    items = top.join(labels, C.ITEM_ID, how="left").orderBy(C.RANK).collect()
-    of_users = tables.read("users").where(F.col(C.USER_ID).isin(users)).select(C.USER_ID, C.USER_IDX)
-    mixes = {row[C.USER_ID]: row for row in _mixes(tables.read("user_categories", fold=fold.name), of_users).collect()}
-    bought = {row[C.USER_ID]: row["newest"] for row in _newest(context, fold, of_users, labels).collect()}
-    return [
-        Customer(
-            user_id=user,
-            num_touched=mixes[user]["num_touched"],
-            heaviest=[(part[C.CATEGORY], part[C.SHARE]) for part in mixes[user]["heaviest"]],
-            purchases=[
-                (part[C.EVENT_TS].date(), part[C.LABEL] or part[C.ITEM_ID], part[C.CATEGORY])
-                for part in bought.get(user, [])
-            ],
-            items=[
-                (row[C.RANK], row[C.LABEL] or row[C.ITEM_ID], row[C.CATEGORY], row[C.REASON])
-                for row in items
-                if row[C.USER_ID] == user
-            ],
-        )
-        for user in users
-        if user in mixes
-    ]
-
-
-def _mixes(user_categories: DataFrame, users: DataFrame) -> DataFrame:
-    """Users to their number of touched categories and their heaviest ones, with their share of the weight."""
-    total = F.sum(C.WEIGHT)
-    ranked = F.reverse(F.array_sort(F.collect_list(F.struct(C.WEIGHT, C.CATEGORY))))
-    return (
-        user_categories.join(F.broadcast(users), C.USER_IDX, how="inner")
-        .groupBy(C.USER_ID)
-        .agg(
-            F.count_if(C.TOUCHED).alias("num_touched"), F.slice(ranked, 1, _NUM_EACH).alias("top"), total.alias("total")
-        )
-        .select(
-            C.USER_ID,
-            "num_touched",
-            F.transform(
-                "top",
-                lambda one: F.struct(
-                    one[C.CATEGORY].alias(C.CATEGORY), (one[C.WEIGHT] / F.col("total")).alias(C.SHARE)
-                ),
-            ).alias("heaviest"),
-        )
-    )
-
-
-def _newest(context: StageContext, fold: Fold, users: DataFrame, labels: DataFrame) -> DataFrame:
-    """Users to the newest events of their history that count."""
-    counting = F.col(C.EVENT_TYPE).isin(*context.settings.categories.counting_events)
-    events = (
-        context.indexed_events().where(counting).join(F.broadcast(users.select(C.USER_ID)), C.USER_ID, how="left_semi")
-    )
-    history = history_of(events, fold).join(labels, C.ITEM_ID, how="left")
-    # The smallest of an array comes first: of a negative age the newest, then by the item.
-    newest = F.sort_array(
-        F.collect_set(F.struct((-F.unix_micros(C.EVENT_TS)).alias("age"), C.ITEM_ID, C.EVENT_TS, C.LABEL, C.CATEGORY))
-    )
-    return history.groupBy(C.USER_ID).agg(F.slice(newest, 1, _NUM_EACH).alias("newest"))
 
 
 def _looks(tables: Tables) -> list[Row]:
@@ -295,7 +232,18 @@ def _trials(tables: Tables) -> list[Row]:
     """The trials of the newest search, in the order in which they were made."""
     rows = tables.read("trials")
     newest = rows.agg(F.max(C.RUN_ID)).collect()[0][0]
-    return rows.where(F.col(C.RUN_ID) == newest).orderBy(C.TRIAL).collect()
+    return sorted(rows.where(F.col(C.RUN_ID) == newest).collect(), key=lambda row: row[C.TRIAL])
+
+
+def _versions(tables: Tables, runs: Mapping[str, StageRun]) -> dict[str, int]:
+    """The versions that the newest runs wrote and, of the tables that the page was made from, those that were read."""
+    written = {
+        name: number
+        for run in sorted(runs.values(), key=lambda run: run.started_ts)
+        for name, number in run.outputs.items()
+    }
+    known = written | tables.read_versions
+    return {name: known[name] for name in TABLES if name in known}
 
 
 def _packages() -> dict[str, str]:

@@ -13,7 +13,8 @@ from xrec import columns as C
 from xrec.evaluation.report import HEADLINE
 from xrec.reporting.drawing import SERIES, Figure
 from xrec.reporting.facts import Facts
-from xrec.reporting.figures import draw_beyond, draw_cleaning, draw_flows, draw_models, draw_shares, draw_trainings
+from xrec.reporting.figures import draw_cleaning, draw_flows, draw_shares, draw_trainings
+from xrec.reporting.model_figures import draw_beyond, draw_models
 from xrec.reporting.words import difference, find, headline, models_in, name_slice, slices_in, value_of
 
 _PIXELS_AN_INCH = 88
@@ -89,6 +90,14 @@ def _sections(facts: Facts) -> list[Section]:
             intro="Which categories are recommended to the customers of which main category.",
             missing=lines("flows"),
             figures=draw_flows(facts.flows) if facts.flows else [],
+        ),
+        Section(
+            name="customers",
+            title="Customers",
+            intro="A few customers, drawn by a hash of their key: what they bought before, and the list that they get."
+            if facts.customers
+            else "",
+            missing=lines("customers"),
         ),
         Section(
             name="cleaning",

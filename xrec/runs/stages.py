@@ -99,6 +99,12 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("candidates", "targets", "items", "interactions", "user_categories"),
         writes=("metrics", "category_flow", "looks"),
     ),
+    StageInfo(
+        name="report",
+        does="show it on a page",
+        reads=("accounts", "balance_report", "metrics", "category_flow", "recommendations"),
+        writes=(),
+    ),
 )
 
 STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)

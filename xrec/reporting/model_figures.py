@@ -1,0 +1,110 @@
+"""Figures of the models: how good their lists are, and what they are like otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from pyspark.sql import Row
+
+from xrec import columns as C
+from xrec.evaluation.report import HEADLINE
+from xrec.reporting.drawing import HALF, INK, LINE, PAPER, SERIES, Figure, canvas, name_places, to_svg
+from xrec.reporting.facts import Facts
+from xrec.reporting.words import BASELINE, UNSURE, difference, find, name_slice, slices_in, value_of, verdict
+
+_BEYOND = {
+    "coverage": ("Coverage", "distinct items shown, of all recommendable items", True),
+    "category_coverage": ("Category coverage", "distinct categories shown, of all recommendable categories", True),
+    "long_tail": ("Long tail", "share of shown items outside the short head, which has 80 % of all purchases", True),
+    "gini": ("Gini index of exposure", "0: all items are shown equally often; near 1: a few are", False),
+    "novelty": ("Novelty", "bits; the rarer the shown items are bought, the more", False),
+    "diversity": ("Diversity", "0: a list has one category; 1: its items share none", False),
+}
+"""By metric: title, what it says, and whether it is a share."""
+
+
+def draw_models(facts: Facts) -> list[Figure]:
+    """A figure a slice: every model's NDCG with its interval, and what the difference to popularity is."""
+    names = slices_in([row for row in facts.metrics if row[C.METRIC] == HEADLINE], facts.scope)
+    return [_draw_slice(find(facts.metrics, HEADLINE, name), name, facts.k) for name in names]
+
+
+def _draw_slice(rows: Sequence[Row], slice_name: str, k: int) -> Figure:
+    name, title = f"models-{slice_name.replace('_', '-')}", f"NDCG@{k}, {name_slice(slice_name)}"
+    with canvas(HALF, 0.5 + LINE * len(rows)) as (figure, (axes,)):
+        base = next((row[C.VALUE] for row in rows if row[C.MODEL] == BASELINE), None)
+        if base is not None:
+            axes.axvline(base, color=INK, linestyle="--", linewidth=0.9)
+        for place, row in enumerate(rows):
+            said, value = verdict(row), row[C.VALUE]
+            is_sure = said in {"higher", "lower"}
+            low, high = (value if row[bound] is None else row[bound] for bound in (C.LOW, C.HIGH))
+            axes.errorbar(
+                value,
+                place,
+                xerr=[[max(value - low, 0.0)], [max(high - value, 0.0)]],
+                color=SERIES[0],
+                marker="D" if row[C.MODEL] == BASELINE else "o",
+                markerfacecolor=SERIES[0] if is_sure else PAPER,
+                capsize=3,
+            )
+            text = "baseline" if row[C.MODEL] == BASELINE else said
+            axes.annotate(f"{value:.4f}  {text}", (1.02, place), xycoords=("axes fraction", "data"), va="center")
+        name_places(axes, [row[C.MODEL] for row in rows])
+        axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        svg = to_svg(figure, name=name, title=title)
+    users = max((row[C.NUM_USERS] for row in rows), default=0)
+    return Figure(
+        name=name,
+        title=title,
+        caption=(
+            f"{users:,} users with targets; lines are intervals, the dashed one is popularity. A filled dot differs from "
+            f"popularity for sure, an open one does not ({UNSURE}), all models being compared at once."
+        ),
+        svg=svg,
+        inches=HALF,
+        head=("model", "value [interval]", "against popularity [interval for all models at once]"),
+        rows=[(row[C.MODEL], value_of(row), difference(row)) for row in rows],
+    )
+
+
+def draw_beyond(facts: Facts) -> list[Figure]:
+    """A figure a metric that says what lists are like: a bar a model."""
+    drawn = []
+    for metric, (title, meaning, is_share) in _BEYOND.items():
+        if rows := find(facts.metrics, metric, facts.scope):
+            shown = [f"{row[C.VALUE]:.2%}" if is_share else f"{row[C.VALUE]:.3f}" for row in rows]
+            drawn.append(_draw_metric(rows, f"{title}@{facts.k}", meaning, shown, is_share=is_share))
+    return drawn
+
+
+def _draw_metric(rows: Sequence[Row], title: str, meaning: str, shown: Sequence[str], *, is_share: bool) -> Figure:
+    name = f"beyond-{rows[0][C.METRIC].replace('_', '-')}"
+    with canvas(HALF, 0.55 + LINE * len(rows)) as (figure, (axes,)):
+        hatches = ["////" if row[C.MODEL] == BASELINE else "" for row in rows]
+        bars = axes.barh(
+            range(len(rows)),
+            [row[C.VALUE] for row in rows],
+            color=SERIES[0],
+            hatch=hatches,
+            edgecolor=PAPER,
+            height=0.7,
+        )
+        axes.bar_label(bars, shown, padding=3)
+        name_places(axes, [row[C.MODEL] for row in rows])
+        axes.margins(x=0.18)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        if is_share:
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
+        svg = to_svg(figure, name=name, title=title)
+    return Figure(
+        name=name,
+        title=title,
+        caption=f"{meaning[0].upper()}{meaning[1:]}. Popularity is hatched.",
+        svg=svg,
+        inches=HALF,
+        head=("model", "value [interval]", "against popularity [interval for all models at once]"),
+        rows=[(row[C.MODEL], value_of(row), difference(row)) for row in rows],
+    )
