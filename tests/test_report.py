@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import load_settings
@@ -25,7 +26,6 @@ from xrec.reporting.page import render
 from xrec.reporting.words import UNSURE, difference, headline, verdict
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.stage import StageContext
-from xrec.schemas import TABLES
 from xrec.sequence.progress import Epoch, Progress, save_progress
 from xrec.storage.tables import rows_from
 
@@ -211,7 +211,9 @@ def test_every_figure_has_a_title_a_drawing_a_caption_and_a_table(page: str) -> 
 def test_colours_follow_the_page(page: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     colours = {colour for drawing in drawings for colour in re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)}
-    assert colours <= {"none", "currentColor"} | {colour for colour in colours if colour.startswith("var(--")}
+    assert colours <= {"none", "currentColor"} | {
+        colour for colour in colours if colour.startswith(("var(--", "url(#"))
+    }
     declared = set(re.findall(r"(--[a-z]+(?:-\d)?):", page))
     assert {colour[4:-1] for colour in colours if colour.startswith("var(")} <= declared
 
@@ -288,20 +290,20 @@ def test_facts_are_those_of_the_tables(spark: SparkSession, tmp_path: Path) -> N
         [account("clean", 4), account("quarantined", 2), account("duplicate", 1), account("bad", 2)],
     )
     shares = [share(f"c{n:02}", n) for n in range(1, 25)]
-    write(context, "balance_report", shares, fold=[fold])
+    write(context, "balance_report", shares)
     write(context, "items", [item(n) for n in range(3)])
     write(context, "users", [{C.USER_ID: f"u{n}", C.USER_IDX: n} for n in range(7)])
     mixes = [mix(fold, user, place, weight) for user in range(7) for place, weight in ((0, 1.0), (1, 3.0))]
-    write(context, "user_categories", mixes, fold=[fold])
+    write(context, "user_categories", mixes)
     had = [interaction(fold, user, item) for user in range(7) for item in range(3)]
-    write(context, "interactions", had, fold=[fold])
-    write(context, "recommendations", [listed(fold, user, 1) for user in range(7)], run_date=["2024-05-01"])
+    write(context, "interactions", had)
+    write(context, "recommendations", [listed(fold, user, 1) for user in range(7)])
     rows = [metric("popularity", difference=0.0), metric("blend", difference=0.01), metric("blend", run_id="r0")]
     rows = [Row(**(row.asDict() | {C.FOLD: "pooled"})) for row in rows] + rows
     rows.append(metric("blend", "coverage", 0.2, low=None, high=None))
-    write(context, "metrics", [row.asDict() for row in rows if row[C.RUN_ID] == "r1"], run_id=["r1"])
+    write(context, "metrics", [row.asDict() for row in rows if row[C.RUN_ID] == "r1"])
     cells = [flow_row("blend", f"c{n % 4:02}", f"d{n:02}", n) for n in range(20)]
-    write(context, "category_flow", [*cells, flow_row("gru", "c00", "d00", 999)], run_id=["r1"])
+    write(context, "category_flow", [*cells, flow_row("gru", "c00", "d00", 999)])
     weights = [
         {C.SCOPE: "touched", C.SOURCE: "gru", C.WEIGHT: 0.7, C.SELECTED_ON: "s", C.NDCG: 0.1, C.NDCG_POPULARITY: 0.1}
     ]
@@ -357,9 +359,9 @@ def test_facts_are_those_of_the_tables(spark: SparkSession, tmp_path: Path) -> N
     assert len(Outline(render(facts)).figures) == 8
 
 
-def write(context: StageContext, name: str, rows: list[dict[str, Any]], **owned: list[str]) -> None:
-    owners = owned or {column: [rows[0][column]] for column in TABLES[name].owned_by}
-    context.tables.write(name, rows_from(context.spark, name, rows), **owners)
+def write(context: StageContext, name: str, rows: list[dict[str, Any]]) -> None:
+    made = rows_from(context.spark, name, rows).withColumn(C.VERSIONS, F.lit(""))
+    made.coalesce(1).write.format("delta").save(context.tables.location(name))
 
 
 def event(number: int, at: datetime) -> dict[str, Any]:
@@ -476,7 +478,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(tmp_path: Path, page: 
 
 def test_the_browser_does_complain_where_there_is_reason(tmp_path: Path, page: str) -> None:
     told, said = browse(
-        tmp_path, page.replace("<main>", "<main><script>alert(1)</script><p style='width: 999px'>"), width=375
+        tmp_path, page.replace("<main>", "<main><script>alert(1)</script><p style='width: 999px'>wide</p>"), width=375
     )
     assert "CONSOLE" in said, "a script is refused, aloud"
     assert told["wide"] > 375

@@ -208,7 +208,7 @@ def _draw_biggest(flows: Flows) -> Figure:
 
 def _bars(name: str, title: str, caption: str, counts: Sequence[Count], *, total: int) -> Figure:
     """One bar a count, with its number and its part of the total."""
-    with canvas(HALF, 0.4 + 1.25 * LINE * len(counts)) as (figure, (axes,)):
+    with canvas(HALF, 0.6 + 1.25 * LINE * len(counts)) as (figure, (axes,)):
         bars = axes.barh(
             range(len(counts)), [count.num_rows for count in counts], color=SERIES[0], edgecolor=GRID, height=0.7
         )
