@@ -20,9 +20,9 @@ from xrec.logrules.judge import USED
 from xrec.reporting.customers import draw_customers
 from xrec.reporting.facts import Cleaning, Count, Facts, Flow, Flows, Share, Training
 from xrec.runs.ledger import StageRun, newest_runs
-from xrec.runs.looks import code_version
 from xrec.runs.stage import StageContext
 from xrec.runs.stages import STAGE_NAMES
+from xrec.runs.versions import code_version
 from xrec.schemas import TABLES
 from xrec.sequence.progress import load_progress
 from xrec.storage.files import absolute
