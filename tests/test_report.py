@@ -355,6 +355,7 @@ def test_facts_are_those_of_the_tables(spark: SparkSession, tmp_path: Path) -> N
     assert facts.versions is not None
     assert facts.versions["targets"] == 7
     assert facts.served == "blend"
+    assert "of several folds together" in " ".join(headline(facts))
     assert ("folds.as_of", "2024-05-01") in facts.settings
     assert len(Outline(render(facts)).figures) == 8
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyspark.sql import Row
 
 from xrec import columns as C
-from xrec.evaluation.report import HEADLINE, is_significant
+from xrec.evaluation.report import HEADLINE, POOLED, is_significant
 from xrec.evaluation.slices import COLD_USERS, SCOPES
 from xrec.reporting.facts import Facts
 
@@ -99,6 +99,8 @@ def headline(facts: Facts) -> list[str]:
         lines.append(f"{_judged(row, facts.k)} {_compared(row)}")
     else:
         lines += [f"{one[C.MODEL]}: {_judged(one, facts.k)} {_compared(one)}".rstrip() for one in rows]
+    if any(row[C.FOLD] == POOLED for row in rows):
+        lines.append("Accuracy is of several folds together, in which a customer counts once a fold.")
     if facts.is_select:
         lines.append("These folds choose settings: none of the figures is one to report.")
     return lines
