@@ -29,7 +29,7 @@ Of all lists together, up to rank k, with n recommendable items, of which the i-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -41,7 +41,7 @@ ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipit
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-_HITS, _POPULAR_RANK, _EXPOSURE, _SLICES = "hits", "popular_rank", "num_lists", "slices"
+_POPULAR_RANK, _EXPOSURE, _SLICES, _NTH, _FIRST = "popular_rank", "num_lists", "slices", "nth", "first_rank"
 _DEBIASING = -1.5
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
@@ -79,14 +79,11 @@ def judge_lists(
     users = wanted.agg(F.count("*").alias(C.NUM_TARGETS), F.sum(C.WEIGHT).alias(C.WEIGHT)).withColumn(
         C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources]))
     )
-    found = hits.groupBy(C.SOURCE, C.SLICE, C.USER_IDX).agg(
-        F.sort_array(F.collect_list(F.struct(C.RANK, C.WEIGHT, _POPULAR_RANK))).alias(_HITS)
-    )
-    nothing = F.array().cast(f"array<struct<{C.RANK}:int,{C.WEIGHT}:double,{_POPULAR_RANK}:int>>")
-    judged = users.join(found, [C.SOURCE, C.SLICE, C.USER_IDX], how="left").withColumn(
-        _HITS, F.coalesce(_HITS, nothing)
-    )
-    return judged.select(
+    a_list = [C.SOURCE, C.SLICE, C.USER_IDX]
+    nth = F.row_number().over(Window.partitionBy(*a_list).orderBy(C.RANK))
+    sums = [part for k in ks for part in _sums(k)]
+    found = hits.withColumn(_NTH, nth).groupBy(*a_list).agg(F.min(C.RANK).alias(_FIRST), *sums)
+    return users.join(found, a_list, how="left").select(
         C.FOLD,
         F.col(C.SOURCE).alias(C.MODEL),
         C.SLICE,
@@ -183,32 +180,42 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
     return named.select(C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K, C.VALUE, *no_interval, C.NUM_USERS)
 
 
+def _sums(k: int) -> list[Column]:
+    """What the metrics at k need of a user's hits, as columns named by :func:`_part`."""
+    within = F.col(C.RANK) <= k
+    parts = {
+        "hits": F.count_if(within).cast("double"),
+        "unexpected": F.count_if(within & (F.col(_POPULAR_RANK).isNull() | (F.col(_POPULAR_RANK) > k))).cast("double"),
+        "gain": F.sum(F.when(within, 1 / F.log2(F.col(C.RANK) + 1))),
+        # The n-th hit has n hits up to its rank.
+        "precisions": F.sum(F.when(within, F.col(_NTH) / F.col(C.RANK))),
+        "weights": F.sum(F.when(within, F.col(C.WEIGHT))),
+    }
+    return [part.alias(_part(name, k)) for name, part in parts.items()]
+
+
+def _part(name: str, k: int) -> str:
+    return f"{name}_{k}"
+
+
 def _metric(metric: str, k: int) -> Column:
-    """A metric at k from the user's hits by rank, the number of his targets and the sum of their weights, as a double."""
-    hits = F.filter(_HITS, lambda hit: hit[C.RANK] <= k)
-    num_hits, num_targets, length = F.size(hits).cast("double"), F.col(C.NUM_TARGETS), F.lit(float(k))
+    """A metric at k from the sums over the user's hits, the number of his targets and the sum of their weights."""
+    hits, unexpected, gain, precisions, weights = (
+        F.coalesce(_part(name, k), F.lit(0.0)) for name in ("hits", "unexpected", "gain", "precisions", "weights")
+    )
+    num_targets, length = F.col(C.NUM_TARGETS), F.lit(float(k))
     # The ideal of n targets, n from 1 to k, as literals.
     ideals = [sum(1 / math.log2(rank + 1) for rank in range(1, n + 1)) for n in range(1, k + 1)]
     best = F.least(num_targets, F.lit(k)).cast("int")
     by_name = {
-        "hr": (num_hits > 0).cast("double"),
-        "recall": num_hits / num_targets,
-        "precision": num_hits / length,
-        "f1": 2 * num_hits / (length + num_targets),
-        "mrr": F.coalesce(1 / F.get(hits, F.lit(0))[C.RANK], F.lit(0.0)),
-        # The n-th hit, n from 0, has n + 1 hits up to its rank.
-        "map": _sum(F.transform(hits, lambda hit, n: (n + 1) / hit[C.RANK])) / best,
-        "serendipity": F.size(F.filter(hits, _is_unexpected(k))).cast("double") / length,
-        "recall_debiased": _sum(F.transform(hits, lambda hit: hit[C.WEIGHT])) / F.col(C.WEIGHT),
-        "ndcg": _sum(F.transform(hits, lambda hit: 1 / F.log2(hit[C.RANK] + 1)))
-        / F.element_at(F.array(*[F.lit(value) for value in ideals]), best),
+        "hr": (hits > 0).cast("double"),
+        "recall": hits / num_targets,
+        "precision": hits / length,
+        "f1": 2 * hits / (length + num_targets),
+        "mrr": F.when(F.col(_FIRST) <= k, 1 / F.col(_FIRST)).otherwise(0.0),
+        "map": precisions / best,
+        "serendipity": unexpected / length,
+        "recall_debiased": weights / F.col(C.WEIGHT),
+        "ndcg": gain / F.element_at(F.array(*[F.lit(value) for value in ideals]), best),
     }
     return by_name[metric]
-
-
-def _is_unexpected(k: int) -> Callable[[Column], Column]:
-    return lambda hit: hit[_POPULAR_RANK].isNull() | (hit[_POPULAR_RANK] > k)
-
-
-def _sum(values: Column) -> Column:
-    return F.aggregate(values, F.lit(0.0), lambda total, value: total + value)
