@@ -63,7 +63,7 @@ class Tracked:
         return sorted((point.step, point.value) for point in history)
 
 
-def stage_run(stage: str, number: int, **outputs: int) -> StageRun:
+def stage_run(stage: str, number: int, page: str = "", **outputs: int) -> StageRun:
     return StageRun(
         run_id=RUN_ID,
         stage=stage,
@@ -71,7 +71,7 @@ def stage_run(stage: str, number: int, **outputs: int) -> StageRun:
         seconds=10.0 + number,
         settings_hash="abc",
         outputs=outputs,
-        figures={"rows": "7", "_for": "a later run"},
+        figures={"page": page} if page else {"rows": "7", "_for": "a later run"},
     )
 
 
@@ -140,7 +140,8 @@ def test_the_settings_and_figures_lie_beside_the_tables(done: Tracked, said: str
 def test_the_same_run_again_is_the_same_run(done: Tracked, said: str, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("<html>")
-    done.track("als.rank=7", status=FAILED, files=[str(report)])
+    record(done.tables, stage_run("report", 3, page=str(report)))
+    done.track("als.rank=7", status=FAILED)
     (run,) = done.runs()
     assert run.info.status == "FAILED"
     assert run.data.params["als.rank"] == "32", "MLflow keeps what a parameter was first"

@@ -64,10 +64,8 @@ class Metric:
     """When it was known; the same figure logged again is the same row."""
 
 
-def track(
-    tables: Tables, settings: Settings, run_id: str, console: Console, status: str = FINISHED, files: Sequence[str] = ()
-) -> None:
-    """Log what the tables hold of a run, and the local ``files``, to its run in MLflow; tell where, or why not.
+def track(tables: Tables, settings: Settings, run_id: str, console: Console, status: str = FINISHED) -> None:
+    """Log what the tables hold of a run, and the page of its report, to its run in MLflow; tell where, or why not.
 
     Nothing that fails here fails the run, which is done. A run of which no stage ended is left out.
     """
@@ -86,7 +84,7 @@ def track(
             return
         metrics = [*_of_stages(stages), *_of_evaluation(tables, stages), *_of_training(settings, stages)]
         with _quiet():
-            _log(uri, settings, run_id, stages, metrics, status=status, files=files)
+            _log(uri, settings, run_id, stages, metrics, status=status)
     except Exception as error:  # whatever it is: the run's tables are written
         console.print(
             f"tracking: this run is not logged (tracking.uri {uri}: {_first_line(error)}); its tables are complete. Mend the "
@@ -170,7 +168,6 @@ def _log(
     metrics: Sequence[Metric],
     *,
     status: str,
-    files: Sequence[str],
 ) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -195,8 +192,10 @@ def _log(
         client.log_batch(mlflow_id, metrics=batch)
     client.log_text(mlflow_id, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "settings.yaml")
     client.log_dict(mlflow_id, {stage.stage: dict(stage.shown) for stage in stages}, "figures.json")
-    for file in files:
-        client.log_artifact(mlflow_id, file)
+    for stage in stages:
+        # Only a local page is there to be logged; one on an object store has an address of its own.
+        if stage.stage == "report" and Path(stage.figures["page"]).is_file():
+            client.log_artifact(mlflow_id, stage.figures["page"])
     client.set_terminated(mlflow_id, status)
 
 
