@@ -100,7 +100,7 @@ class Shop:
             "folds": {"horizon": f"P{DAYS}D", "num_select": 1},
             "ranking": {"sources": list(SOURCES), "top_k": 5, "candidates_per_source": 10, "recent_days": DAYS},
             "sequence": {"length": 8, "min_buyers": 3},
-            "evaluation": {"ks": [5], "num_bootstrap": 50},
+            "evaluation": {"ks": [5], "num_bootstrap": 20, "scopes": ["touched"]},
             "als": {"rank": 4, "max_iter": 2, "num_blocks": 2},
             "tracking": {"enabled": False},
             "num_buckets": 2,
