@@ -8,25 +8,36 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
 
 from pipeline_runs import ROOT, SHORT_LIVED_JVM
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-_SPARK = (
-    "--master local[2] --driver-memory 1g --conf spark.ui.enabled=false --conf spark.sql.shuffle.partitions=2 "
-    f"--conf 'spark.driver.extraJavaOptions={SHORT_LIVED_JVM}' pyspark-shell"
-)
+_OPTIONS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    # Compiling a query takes longer than running it over a few rows.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {SHORT_LIVED_JVM}",
+}
 
 
 def run_notebooks(config: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The text that each notebook shows, by its name, on the tables of this config."""
     monkeypatch.setenv("XREC_NOTEBOOK_CONFIG", str(config))
-    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", _SPARK)
+    options = " ".join(f"--conf '{key}={value}'" for key, value in _OPTIONS.items())
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"--master local[2] --driver-memory 1g {options} pyspark-shell")
     books = {file.stem: nbformat.read(file, as_version=4) for file in NOTEBOOKS}
-    # One after the other in one kernel; the cells, and so their outputs, stay those of the books.
-    all_of_them = nbformat.v4.new_notebook(cells=[cell for book in books.values() for cell in book.cells])
-    resources = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(all_of_them, kernel_name="python3", timeout=300, resources=resources).execute()
+    # Each begins in its own folder, as Jupyter starts it, and without the names of the one before.
+    begins = [f"%cd -q {ROOT / 'notebooks'}", "%reset -f"]
+    cells = [cell for book in books.values() for cell in [*map(new_code_cell, begins), *book.cells]]
+    cells.append(new_code_cell("run.spark.stop()"))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    NotebookClient(new_notebook(cells=cells), timeout=120).execute()
     return {name: _text_of(book) for name, book in books.items()}
 
 

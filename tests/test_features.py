@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from xrec.config import Balance, Categories, Weights
 from xrec.evaluation.folds import Fold, history_of, horizon_of
-from xrec.features.balance import balance_events, balance_report, describe_balance, factors_of
+from xrec.features.balance import balance_events, balance_report, describe_balance, factors_of, preview_alphas
 from xrec.features.index import assign_dense_index, describe_index, index_items
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
 
@@ -258,6 +258,19 @@ def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list
     figures = describe_balance(balance_report(lifted, items), balance)
     assert figures["alpha"] == "1 (on)"
     assert figures["largest_category"].startswith(f"{max(counts.values()) / len(rows):.1%} of the rows, ")
+
+
+def test_a_preview_is_the_report_of_each_alpha(spark: SparkSession, events: DataFrame) -> None:
+    items = events.select("item_idx", "category").distinct()
+    training = balance_events(events.withColumn("weight", F.lit(1.0)), Balance(alpha=0.3), FOLD, seed=0)
+    preview = preview_alphas(training, items, Balance(alpha=0.3, max_repeat=2.0), [1.0, 0.5], FOLD, seed=0).collect()
+    found = {(row["alpha"], row["category"]): row["num_copies"] for row in preview}
+    for alpha in (1.0, 0.5):
+        balance = Balance(alpha=alpha, max_repeat=2.0)
+        report = balance_report(balance_events(events.withColumn("weight", F.lit(1.0)), balance, FOLD, seed=0), items)
+        expected = {row["category"]: row["num_copies"] for row in report.collect()}
+        assert {category: copies for (one, category), copies in found.items() if one == alpha} == expected
+        assert sum(row["balanced_share"] for row in preview if row["alpha"] == alpha) == pytest.approx(1)
 
 
 def test_copies_are_deterministic_capped_and_right_on_average(spark: SparkSession) -> None:

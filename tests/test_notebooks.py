@@ -7,8 +7,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pyspark.sql import SparkSession
 
 from notebook_runs import NOTEBOOKS
+from pipeline_runs import ROOT
+from xrec.runs.notebook import open_run
 
 LOGIC = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.If)
 
@@ -29,3 +32,11 @@ def test_a_notebook_has_no_output_and_no_logic(file: Path) -> None:
         assert cell.execution_count is None
         found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, LOGIC)]
         assert not found, ast.unparse(found[0])
+
+
+@pytest.mark.spark
+def test_a_run_is_opened_from_any_folder(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = open_run("conf/complete_journey.yaml", ["als.rank=7"])
+    assert Path.cwd() == ROOT
+    assert (run.spark, run.settings.als.rank) == (spark, 7)

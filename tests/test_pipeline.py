@@ -217,6 +217,14 @@ def test_the_notebooks_show_the_run(done: Done, monkeypatch: pytest.MonkeyPatch)
     row = metrics.set_index("model").loc["blend"]
     assert "ndcg@5" in models, "the first cut-off of the settings"
     assert f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" in models
+    # alpha, rows, copies, largest repeat, effective rows: of the notebook's last table.
+    costs = {
+        alpha: (rows, copies)
+        for alpha, rows, copies in re.findall(r"^(\d\.\d\d) +(\d+) +(\d+) ", shown["balancing"], re.M)
+    }
+    num_rows = int(read_table(done.root, "balance_report").query("fold == fold.max()")["num_events"].sum())
+    assert costs["1.00"] == (str(num_rows), str(num_rows))
+    assert costs["0.25"][1] != costs["0.25"][0] == str(num_rows)
     first = read_table(done.root, "recommendations").set_index("user_id")["reason"]
     assert any(reason[:20] in lists for reason in first)
 

@@ -11,6 +11,9 @@ of the copies). Both are functions of the event alone, so a task that runs again
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -18,6 +21,7 @@ from xrec import columns as C
 from xrec.config import Balance
 from xrec.evaluation.folds import Fold
 
+ALPHA = "alpha"
 _HASH_RANGE = 1 << 53
 
 
@@ -63,15 +67,15 @@ def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int)
     )
 
 
-def balance_report(training_events: DataFrame, items: DataFrame) -> DataFrame:
-    """Rows of ``training_events`` to rows of ``balance_report``: each category of a fold before and after.
+def balance_report(training_events: DataFrame, items: DataFrame, by: Sequence[str] = (C.FOLD,)) -> DataFrame:
+    """Rows of ``training_events`` to rows of ``balance_report``: each category of a fold (or of ``by``) before and after.
 
     The effective rows are Kish's (1965): (sum w)^2 / sum w^2.
     """
     weight = F.col(C.BALANCE_WEIGHT)
     categories = (
         training_events.join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
-        .groupBy(C.FOLD, C.CATEGORY)
+        .groupBy(*by, C.CATEGORY)
         .agg(
             F.count("*").alias(C.NUM_EVENTS),
             F.sum(weight).alias(C.BALANCED_EVENTS),
@@ -80,13 +84,27 @@ def balance_report(training_events: DataFrame, items: DataFrame) -> DataFrame:
             F.max(C.NUM_COPIES).alias(C.LARGEST_REPEAT),
         )
     )
-    a_fold = Window.partitionBy(C.FOLD)
+    a_fold = Window.partitionBy(*by)
     return categories.withColumns(
         {
             C.SHARE: F.col(C.NUM_EVENTS) / F.sum(C.NUM_EVENTS).over(a_fold),
             C.BALANCED_SHARE: F.col(C.BALANCED_EVENTS) / F.sum(C.BALANCED_EVENTS).over(a_fold),
         }
     )
+
+
+def preview_alphas(
+    training_events: DataFrame, items: DataFrame, balance: Balance, alphas: Sequence[float], fold: Fold, seed: int
+) -> DataFrame:
+    """A fold's rows of ``training_events`` to rows of ``balance_report`` (with ``alpha``) as each of the alphas would give."""
+    weighted = training_events.join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
+    balanced = [
+        balance_events(weighted, balance.model_copy(update={"alpha": alpha}), fold, seed).withColumn(
+            ALPHA, F.lit(alpha)
+        )
+        for alpha in alphas
+    ]
+    return balance_report(reduce(DataFrame.unionByName, balanced), items, by=(C.FOLD, ALPHA))
 
 
 def describe_balance(report: DataFrame, balance: Balance) -> dict[str, str]:
