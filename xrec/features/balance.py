@@ -21,7 +21,6 @@ from xrec import columns as C
 from xrec.config import Balance
 from xrec.evaluation.folds import Fold
 
-ALPHA = "alpha"
 _HASH_RANGE = 1 << 53
 
 
@@ -100,11 +99,11 @@ def preview_alphas(
     weighted = training_events.join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
     balanced = [
         balance_events(weighted, balance.model_copy(update={"alpha": alpha}), fold, seed).withColumn(
-            ALPHA, F.lit(alpha)
+            C.ALPHA, F.lit(alpha)
         )
         for alpha in alphas
     ]
-    return balance_report(reduce(DataFrame.unionByName, balanced), items, by=(C.FOLD, ALPHA))
+    return balance_report(reduce(DataFrame.unionByName, balanced), items, by=(C.FOLD, C.ALPHA))
 
 
 def describe_balance(report: DataFrame, balance: Balance) -> dict[str, str]:
