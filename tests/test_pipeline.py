@@ -6,6 +6,7 @@ The tables are then judged by an independent program: pandas on what ``deltalake
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sqlite3
 from dataclasses import dataclass
@@ -138,6 +139,16 @@ def test_the_summary_is_for_people(done: Done) -> None:
     for expected in ("quarantined", "duplicate", "against popularity", "customer ", "recommendations", "this run"):
         assert expected in done.output
     assert "Traceback" not in done.output
+
+
+def test_the_look_at_the_test_fold_is_on_record(done: Done) -> None:
+    (look,) = read_table(done.root, "looks").to_dict("records")
+    metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 5 and slice == 'touched'")
+    assert (look["run_id"], look["fold"]) == (metrics["run_id"].iloc[0], metrics["fold"].iloc[0])
+    assert json.loads(look["settings"])["als"]["rank"] == 8
+    assert len(look["code_version"]) >= 5
+    value = metrics.set_index("model")["value"]["blend"]
+    assert dict(look["figures"])["ndcg@5 touched blend"].startswith(f"{value:.4f} [")
 
 
 def test_mlflow_knows_the_run(done: Done) -> None:

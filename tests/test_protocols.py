@@ -183,6 +183,7 @@ def test_a_comparison_searches_on_select_folds_and_pools_them(shop: Shop, before
     assert "chosen of 2: --set als.rank=" in shop.output.getvalue()
 
 
+@pytest.mark.slow  # test_pipeline asks the same of one look
 def test_a_final_comparison_looks_once_and_says_how_often_it_was(shop: Shop, before_and_after: Any) -> None:
     run = shop.run.with_overrides(f"folds.as_of={CUT:%Y-%m-%d}")
     for number in (1, 2):
