@@ -147,6 +147,7 @@ def test_the_look_at_the_test_fold_is_on_record(done: Done) -> None:
     assert (look["run_id"], look["fold"]) == (metrics["run_id"].iloc[0], metrics["fold"].iloc[0])
     assert json.loads(look["settings"])["als"]["rank"] == 8
     assert len(look["code_version"]) >= 5
+    assert f"looks at the test data: 1 at {look['fold']} (" in done.output
     value = metrics.set_index("model")["value"]["blend"]
     assert dict(look["figures"])["ndcg@5 touched blend"].startswith(f"{value:.4f} [")
 

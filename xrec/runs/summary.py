@@ -102,6 +102,8 @@ def print_models(console: Console, context: StageContext, run_id: str) -> None:
         console.print(grid)
     others = sorted({row[C.SLICE] for row in metrics} - set(SCOPES))
     console.print(f"the table metrics has every cut-off and interval, and the slices {', '.join(others) or '(none)'}")
+    if looks := newest_runs(context.tables)["evaluate"].figures.get("looks"):
+        console.print(f"looks at the test data: {looks}")
 
 
 def _headline(head: Row | None) -> tuple[str, str]:
