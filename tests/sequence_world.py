@@ -125,7 +125,7 @@ def write_world(
 
 def spec_of(model: str, settings: Settings) -> TrainingSpec:
     """The training of the world's one fold."""
-    return TrainingSpec.find(model, FOLD, settings)
+    return TrainingSpec.plan(model, [FOLD], settings)[0]
 
 
 def _append(

@@ -18,13 +18,16 @@ from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, read_staged
 from xrec.sequence import loader
 from xrec.sequence.dropout import Dropout, seed_dropout
+from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
 from xrec.sequence.loader import Shard
 from xrec.sequence.losses import full_softmax, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model
 from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
+from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.trainer import TrainingError, note_epoch, schedule
+from xrec.sequence.warm_start import Learned
 
 pytestmark = pytest.mark.torch
 
@@ -290,6 +293,39 @@ def test_a_finished_training_trains_again_and_gives_the_same(
     printed = capfd.readouterr().out
     assert f"gru {FOLD}: epoch 1/8, loss " in printed
     assert "Cache cleanup" not in printed
+
+
+def test_a_later_fold_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, epochs=4, epochs_more=1)
+    write_world(tmp_path, settings)
+    specs = TrainingSpec.plan("gru", [FOLD, FOLD], settings)
+    assert [(spec.earlier, spec.epochs) for spec in specs] == [((), 4), ((FOLD,), 1)]
+    assert specs[0].lineage != specs[1].lineage, "an unfinished training is resumed with the same history alone"
+    first, second = train_all(specs)
+    assert second.last == 1
+    assert second.epochs[0].loss < first.epochs[2].loss < first.epochs[0].loss
+    fresh = TrainingSpec.plan("gru", [FOLD, FOLD], settings_at(tmp_path, epochs=4, epochs_more=0))
+    assert [(spec.earlier, spec.epochs) for spec in fresh] == [((), 4), ((), 4)]
+
+
+def test_what_was_learned_moves_with_the_item() -> None:
+    """Items 7, 8, 9 were tokens 1, 2, 3; now 9 is token 1, 10 is new, and 7 is token 3."""
+    old, new = (GRU(vocabulary_size=3, dim=4, num_layers=1, dropout=0.0) for _ in range(2))
+    before, now = (torch.tensor(shares, dtype=torch.float64) for shares in ([0, 0.5, 0.3, 0.2], [0, 0.1, 0.6, 0.3]))
+    with torch.no_grad():
+        old.items.bias.copy_(ItemEncoder.start_bias(before) + 0.25)
+    new.items.start_from(now)
+    start, embedding = new.items.bias.detach().clone(), new.items.embedding.weight.detach().clone()
+    learned = Learned.of(old, np.array([7, 8, 9], np.int32), before)
+    learned.pass_on(new, np.array([9, 10, 7], np.int32))
+    for name in ("output.weight", "output.bias", "layers.0.weight_ih_l0"):
+        assert torch.equal(new.state_dict()[name], old.state_dict()[name])
+    weights = new.items.embedding.weight
+    assert torch.equal(weights[1], old.items.embedding.weight[3])
+    assert torch.equal(weights[3], old.items.embedding.weight[1])
+    assert torch.equal(weights[[0, 2]], embedding[[0, 2]]), "padding and the new item start as in a fresh training"
+    moved = new.items.bias - start
+    np.testing.assert_allclose(moved.detach(), [0, 0.25, 0, 0.25], atol=1e-6)
 
 
 def test_nothing_to_learn_from_is_named(tmp_path: Path) -> None:

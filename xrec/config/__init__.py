@@ -30,12 +30,15 @@ from xrec.config.learning import (
     LogRules,
     Outliers,
     Persons,
+    Ranker,
     Ranking,
     Sequence,
     Transitions,
+    Trend,
     Weights,
 )
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
+from xrec.config.publish import Publish
 from xrec.config.settings import Settings
 from xrec.config.tracking import Tracking
 
@@ -63,6 +66,8 @@ __all__ = [
     "Outliers",
     "Persons",
     "Privacy",
+    "Publish",
+    "Ranker",
     "Ranking",
     "Sequence",
     "Settings",
@@ -71,6 +76,7 @@ __all__ = [
     "TimeFormat",
     "Tracking",
     "Transitions",
+    "Trend",
     "Users",
     "Weights",
     "add_arguments",

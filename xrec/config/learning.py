@@ -37,8 +37,9 @@ may choose settings."""
     """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event."""
     horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
-    num_select: Annotated[int, Field(ge=0, le=12)] = 1
-    """Older folds, one horizon apart, that choose the blend's weights."""
+    num_select: Annotated[int, Field(ge=0, le=12)] = 3
+    """Older folds, one horizon apart, that teach the rankers, choose the blend's weights and what serves; what learns is \
+judged from the second of them on."""
     num_test: Annotated[int, Field(ge=1, le=12)] = 1
     """Folds of a backtest, one horizon apart, the last of them at `as_of` (rolling origin); 1 where kind is last_out."""
 
@@ -175,7 +176,9 @@ class Sequence(Frozen):
     batch_rows: Count = 128
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
     epochs: Count = 6
-    """Passes over the training windows."""
+    """Passes over the training windows of the oldest fold of a run."""
+    epochs_more: Annotated[int, Field(ge=0)] = 2
+    """Passes over those of each later fold, which goes on from the model of the fold before; 0: every fold starts afresh."""
     learning_rate: Positive = 3e-3
     """Adam's step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -222,6 +225,15 @@ class Ease(Frozen):
     """Interactions that one task may hold; more is an error (16 bytes each)."""
 
 
+class Trend(Frozen):
+    """How much what is bought now counts for more, in the source `als_trend`."""
+
+    half_life_days: Positive = 28.0
+    """Days after which a purchase counts half."""
+    power: Share = 0.5
+    """Power of the share of an item's buyers that still counts; 0: off."""
+
+
 class Transitions(Frozen):
     """Decayed transitions from what a user had to what he had next."""
 
@@ -253,6 +265,7 @@ Source = Literal[
     "ease_categories",
     "transitions",
     "als",
+    "als_trend",
     "gru",
     "transformer",
 ]
@@ -265,22 +278,60 @@ class Ranking(Frozen):
     """Categories that are excluded from a user's list: touched (strict) or home (softer)."""
     top_k: Count = 20
     """Length of a list."""
-    candidates_per_source: Count = 100
+    candidates_per_source: Count = 60
     """Candidates that each source proposes a user."""
-    sources: tuple[Source, ...] = ("popularity", "als", "gru", "transformer")
-    """Sources that are blended."""
+    sources: tuple[Source, ...] = (
+        "popularity",
+        "recent",
+        "item_knn",
+        "als",
+        "als_trend",
+        "gru",
+        "transformer",
+    )
+    """Sources that are blended, that the rankers learn from, and one of which may serve alone."""
     recent_days: Positive = 28.0
     """Days before as-of whose buyers the source `recent` counts; on a log without a clock (time.unit order) it means nothing."""
     segment_prior_users: Positive = 100.0
     """Users of a segment that the popularity among all users counts as, for the source `popular_in_segment`."""
     fusion_constant: Positive = 20.0
     """c of reciprocal-rank fusion: a source's vote is 1 / (c + rank) (Cormack et al. 2009)."""
-    weight_step: Literal["0.5", "0.25", "0.2", "0.1"] = "0.1"
-    """Grid step of the blend's weights."""
+    weight_parts: Annotated[int, Field(ge=1, le=20)] | None = None
+    """The blend's weights are multiples of 1 / weight_parts (10: 0.1, 0.2, ...); default: as many, up to 10, as make at most \
+1,001 combinations."""
     tile_users: Count = 512
     """Users a tile of the top-K kernel."""
     tile_items: Count = 8192
     """Items a tile of the top-K kernel: tile_users x tile_items x 4 bytes bounds a task's scores."""
+
+
+class Ranker(Frozen):
+    """Rankers that learn from older folds which candidates are bought."""
+
+    models: tuple[Literal["logistic", "trees", "ensemble"], ...] = ("logistic", "trees", "ensemble")
+    """What is learned: a logistic regression, boosted trees, both together (the mean of their log-odds); empty: nothing."""
+    num_trees: Count = 400
+    """Boosting rounds."""
+    max_depth: Count = 3
+    """Levels of a tree."""
+    learning_rate: Positive = 0.03
+    """Shrinkage of each tree."""
+    row_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the rows that each tree sees."""
+    feature_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of the features that each tree sees."""
+    min_child_weight: Annotated[float, Field(ge=0)] = 100.0
+    """Weight (p (1 - p), summed over rows) that a leaf needs."""
+    reg_lambda: Annotated[float, Field(ge=0)] = 10.0
+    """L2 regularisation of the leaves."""
+    reg_param: Annotated[float, Field(ge=0)] = 1e-3
+    """L2 regularisation of the logistic regression, on standardised features."""
+    max_iter: Count = 40
+    """Steps of the logistic regression."""
+    negative_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the candidates that nobody bought that are learned from, chosen by a hash; those that were bought all are."""
+    num_workers: Count = 2
+    """Spark tasks that grow the trees, all at the same time."""
 
 
 class Evaluation(Frozen):

@@ -22,11 +22,14 @@ from xrec.config.learning import (
     LogRules,
     Outliers,
     Persons,
+    Ranker,
     Ranking,
     Sequence,
     Transitions,
+    Trend,
     Weights,
 )
+from xrec.config.publish import Publish
 from xrec.config.tracking import Tracking
 
 
@@ -53,8 +56,11 @@ class Settings(Frozen):
     item_knn: ItemKnn = ItemKnn()
     ease: Ease = Ease()
     transitions: Transitions = Transitions()
+    trend: Trend = Trend()
     ranking: Ranking = Ranking()
+    ranker: Ranker = Ranker()
     evaluation: Evaluation = Evaluation()
+    publish: Publish = Publish()
     exposures: Exposures | None = None
     experiment: Experiment | None = None
     feedback: Feedback = Feedback()

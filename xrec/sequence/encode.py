@@ -18,7 +18,8 @@ from xrec.sequence.item_encoder import user_vectors
 from xrec.sequence.loader import Shard
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.spec import TrainingSpec
-from xrec.storage.files import data_files, names_in, remove
+from xrec.sequence.vocabulary import item_idx_of_tokens
+from xrec.storage.files import names_in, remove
 
 _SCHEMA = pa.schema(
     [
@@ -100,23 +101,11 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel, device: torch.device
 
 def _item_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:
     """Vectors of the rank's share of the items: tokens t with t mod n = r."""
-    item_idx_V = _item_idx_of_tokens(spec)
+    item_idx_V = item_idx_of_tokens(spec)
     mine = np.flatnonzero(np.arange(1, len(item_idx_V) + 1) % hvd.size() == hvd.rank())
     with torch.inference_mode():
         vectors = model.items.item_vectors().cpu().numpy()
     yield "item", item_idx_V[mine], vectors[mine]
-
-
-def _item_idx_of_tokens(spec: TrainingSpec) -> NDArray[np.int32]:
-    """The ``item_idx`` of token 1, 2, ...: the fold's vocabulary at its pinned version."""
-    export = spec.export
-    item_idx_V = np.full(export.vocabulary_size, -1, np.int32)
-    for file in data_files(export.vocabulary_table, export.vocabulary_version, fold=export.fold):
-        with fsspec.open(file, "rb") as opened:
-            rows = pq.ParquetFile(opened).read(columns=[C.TOKEN, C.ITEM_IDX])
-        item_idx_V[rows[C.TOKEN].to_numpy() - 1] = rows[C.ITEM_IDX].to_numpy()
-    assert (item_idx_V >= 0).all(), "the vocabulary has a gap"
-    return item_idx_V
 
 
 def _to_table(spec: TrainingSpec, vectors: Vectors) -> pa.Table:

@@ -43,7 +43,12 @@ class ItemEncoder(nn.Module):
         multiple of the uniform share, plus a little for items that are never a target.
         """
         with torch.no_grad():
-            self.bias.copy_(torch.log(probabilities_V * (len(self.bias) - 1) + 0.05))
+            self.bias.copy_(self.start_bias(probabilities_V))
+
+    @staticmethod
+    def start_bias(probabilities_V: Tensor) -> Tensor:
+        """The biases of :meth:`start_from`, shape (V,)."""
+        return torch.log(probabilities_V * (len(probabilities_V) - 1) + 0.05)
 
     def logits(self, hidden_BD: Tensor) -> Tensor:
         """Scores ``logits_BV`` of every token after each state; the padding token scores -inf."""

@@ -25,7 +25,7 @@ Figures = dict[str, str]
 def train_under_spark(context: Any, model: str) -> Figures:
     """Train a model on all folds of the context's run, in Spark tasks; gives the main fold's figures."""
     settings: Settings = context.settings
-    specs = [TrainingSpec.find(model, fold.name, settings) for fold in context.folds]
+    specs = TrainingSpec.plan(model, [fold.name for fold in context.folds], settings)
     progresses = _run_in_tasks(context.spark, specs, context.say)
     return describe_training(specs, progresses)
 
@@ -75,7 +75,7 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
 def run_as_rank(model: str, settings: Settings) -> None:
     """Train a model on all folds of the last export, as one of the ranks that horovodrun started; no JVM is needed."""
     folds = read_exported_folds(absolute(settings.storage.artifacts_root))
-    specs = [TrainingSpec.find(model, fold, settings) for fold in folds]
+    specs = TrainingSpec.plan(model, folds, settings)
     progresses = _as_rank(specs)
     if os.environ.get("HOROVOD_RANK", "0") == "0":
         for figure, value in describe_training(specs, progresses).items():
@@ -86,7 +86,8 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
     """Figures of the main fold's training; its validation metric is left out, because it is not to be reported."""
     spec, progress = specs[-1], progresses[-1]
     return {
-        "epochs": f"{progress.last} of {spec.settings.sequence.epochs} (best {progress.best})",
+        "epochs": f"{progress.last} of {spec.epochs} (best {progress.best})",
+        "goes_on_from": spec.earlier[-1] if spec.earlier else "nothing",
         "loss": " ".join(f"{epoch.loss:.3f}" for epoch in progress.epochs),
         "vocabulary": f"{spec.export.vocabulary_size:,} items",
         "seconds an epoch": f"{sum(epoch.seconds for epoch in progress.epochs) / progress.last:.1f}",

@@ -36,10 +36,11 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
         torch.set_num_threads(threads)
         device = _device()
-        trained = []
+        trained, learned = [], None
         for spec in specs:
-            trainer = Trainer(spec, device, say)
+            trainer = Trainer(spec, device, say, learned if spec.earlier else None)
             progress = trainer.run()
+            learned = trainer.learned()
             staged = encode_all(spec, trainer.model, device)
             say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
             trained.append((trainer, progress))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xrec.config import Settings
@@ -22,17 +23,38 @@ class TrainingSpec:
     settings: Settings
     artifacts: str
     """Folder or URL that all ranks see."""
+    earlier: tuple[str, ...] = ()
+    """The folds that are trained before it, oldest first, each of which goes on from the one before; empty: it starts afresh."""
 
     @classmethod
-    def find(cls, model: str, fold: str, settings: Settings) -> TrainingSpec:
-        """The training of a fold's newest export; raises where there is none or it was made with other settings."""
-        artifacts = absolute(settings.storage.artifacts_root)
-        return cls(model=model, export=read_export(artifacts, fold, settings), settings=settings, artifacts=artifacts)
+    def plan(cls, model: str, folds: Sequence[str], settings: Settings) -> list[TrainingSpec]:
+        """The trainings of a run's folds, oldest first; raises where a fold has no export or one of other settings."""
+        artifacts, goes_on = absolute(settings.storage.artifacts_root), settings.sequence.epochs_more > 0
+        return [
+            cls(
+                model=model,
+                export=read_export(artifacts, fold, settings),
+                settings=settings,
+                artifacts=artifacts,
+                earlier=tuple(folds[:number]) if goes_on else (),
+            )
+            for number, fold in enumerate(folds)
+        ]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the fold's training windows."""
+        return self.settings.sequence.epochs_more if self.earlier else self.settings.sequence.epochs
 
     @property
     def digest(self) -> str:
         """Changes when a setting changes what is learned."""
         return training_digest(self.settings, self.model)
+
+    @property
+    def lineage(self) -> str:
+        """Digest and earlier folds: what an unfinished training must have in common with one that resumes it."""
+        return " ".join((self.digest, *self.earlier))
 
     @property
     def checkpoint(self) -> str:

@@ -25,6 +25,8 @@ from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.validation import validate
+from xrec.sequence.vocabulary import item_idx_of_tokens
+from xrec.sequence.warm_start import Learned
 from xrec.storage.files import remove, write_json
 
 Say = Callable[[str], None]
@@ -41,7 +43,8 @@ class TrainingError(ValueError):
 class Trainer:
     """One training on this rank; all ranks make the same calls in the same order."""
 
-    def __init__(self, spec: TrainingSpec, device: torch.device, say: Say) -> None:
+    def __init__(self, spec: TrainingSpec, device: torch.device, say: Say, learned: Learned | None = None) -> None:
+        """Prepare a training that goes on from what an earlier fold ``learned``, or starts afresh."""
         self.spec = spec
         self.sequence = spec.settings.sequence
         self.seed = spec.settings.seed
@@ -60,6 +63,9 @@ class Trainer:
         torch.manual_seed(key_of(self.seed))
         self.model = build_model(model_settings(spec.model, self.sequence, spec.export.vocabulary_size)).to(device)
         self.model.items.start_from(self.targets.probabilities)
+        self.item_idx = item_idx_of_tokens(spec)
+        if learned is not None:
+            learned.pass_on(self.model, self.item_idx)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.sequence.learning_rate,
@@ -72,6 +78,10 @@ class Trainer:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+    def learned(self) -> Learned:
+        """What the next fold goes on from."""
+        return Learned.of(self.model, self.item_idx, self.targets.probabilities)
 
     def run(self) -> Progress:
         """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights."""
@@ -92,7 +102,7 @@ class Trainer:
                 seconds=seconds,
                 windows_per_second=windows / seconds,
             )
-            note_epoch(progress, epoch, epochs=self.sequence.epochs, patience=self.sequence.patience)
+            note_epoch(progress, epoch, epochs=self.spec.epochs, patience=self.sequence.patience)
             self.say(describe_epoch(self.spec, epoch, progress))
             if hvd.rank() == 0:
                 save_epoch(self.spec.checkpoint, self._tensors(), progress)
@@ -102,7 +112,7 @@ class Trainer:
 
     def _start(self) -> Progress:
         """Progress to go on from: rank 0 decides, and all ranks get its weights."""
-        progress = Progress(digest=self.spec.digest, version=self.spec.export.version)
+        progress = Progress(digest=self.spec.lineage, version=self.spec.export.version)
         if hvd.rank() == 0:
             progress = self._resume_or_clear(progress)
         progress = Progress(**vars(hvd.broadcast_object(progress, root_rank=0, name="progress")))
@@ -175,7 +185,7 @@ class Trainer:
             loss, weight = self._loss(batch, negatives_S)
             loss.backward()  # type: ignore[no-untyped-call]
             sums = torch.tensor([loss.item(), weight], dtype=torch.float64)
-            self._take_step((epoch - 1) * num_steps + step, num_steps * self.sequence.epochs, sums)
+            self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums)
             totals += sums
         for stream in streams:
             assert next(stream, None) is None, "a shard has rows left after the epoch"
@@ -245,6 +255,6 @@ def describe_epoch(spec: TrainingSpec, epoch: Epoch, progress: Progress) -> str:
         scores = f"validation NDCG@10 {epoch.ndcg:.4f} HR@10 {epoch.hit_rate:.4f}"
     best = " (best)" if progress.best == epoch.epoch else ""
     return (
-        f"{spec.model} {spec.export.fold}: epoch {epoch.epoch}/{spec.settings.sequence.epochs}, loss {epoch.loss:.4f}, "
+        f"{spec.model} {spec.export.fold}: epoch {epoch.epoch}/{spec.epochs}, loss {epoch.loss:.4f}, "
         f"{scores}{best}, {epoch.seconds:.1f} s, {epoch.windows_per_second:,.0f} windows/s"
     )
