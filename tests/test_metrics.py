@@ -83,7 +83,7 @@ def random_case(seed: int, *, num_users: int = 60) -> tuple[list[tuple[Any, ...]
     rng = np.random.default_rng(seed)
     candidates, targets = [], []
     for user in range(num_users):
-        for source in ("popularity", "als", "blend"):
+        for source in ("popularity", "als", "served"):
             for scope in ("touched", "home"):
                 length = int(rng.choice([0, 1, 2, 7, 15, 25]))
                 items = rng.choice(NUM_ITEMS, length, replace=False)
@@ -132,13 +132,13 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
     candidates, targets = random_case(seed)
     expected = naive_judged(candidates, targets)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists), slices=SLICES, ks=KS)
+    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists)["touched"], slices=SLICES, ks=KS)
     assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
     again = judge_lists(
         lists.repartition(7, F.xxhash64("item_idx", "source")),
         answers.orderBy(F.desc("item_idx")).repartition(3),
         buyers_of(spark),
-        sources=["popularity", "blend", "als"],
+        sources=["popularity", "served", "als"],
         slices=SLICES,
         ks=KS,
     )
@@ -196,7 +196,7 @@ def naive_macro(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]
 def test_macro_recall_equals_its_naive_version_and_its_interval_that_of_a_plain_bootstrap(spark: SparkSession) -> None:
     candidates, targets = random_case(7, num_users=200)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_categories(lists, answers, sources=["popularity", "als", "blend"], slices=SLICES[:1], ks=KS)
+    judged = judge_categories(lists, answers, sources=["popularity", "als", "served"], slices=SLICES[:1], ks=KS)
     settings = Evaluation(ks=KS, num_bootstrap=400)
     rows = summarise(judged, macro_names(KS), settings, seed=0, num_compared=2).collect()
     assert len(rows) == 3 * len(KS)
@@ -231,8 +231,8 @@ def test_slices_part_the_targets_and_cold_users_have_popularity(spark: SparkSess
         assert found["als", f"{name}_cold_items"][C.NUM_USERS] == len({one[1] for one in warm if one[flag] and one[8]})
     best = sorted(BUYERS, key=lambda item: (-BUYERS[item], item))[:10]
     recall = len(set(best) & {2, 4, 39}) / 3
-    values = {model: found[model, "cold_users"][C.VALUE] for model in ("popularity", "blend", "als")}
-    assert values == {"popularity": pytest.approx(recall), "blend": pytest.approx(recall), "als": 0.0}
+    values = {model: found[model, "cold_users"][C.VALUE] for model in ("popularity", "served", "als")}
+    assert values == {"popularity": pytest.approx(recall), "served": pytest.approx(recall), "als": 0.0}
 
 
 def test_folds_are_pooled_by_user(spark: SparkSession, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_stability_is_the_share_of_common_items_of_users_with_both_lists(spark: 
     found = {row[C.USER_IDX]: row["values"] for row in judge_stability(*frames, ks=(2, 10)).collect()}
     assert found == {0: [1.0, 1.0], 1: [0.5, 0.5], 2: [0.0, 0.5]}
     settings = Evaluation(ks=(2,), num_bootstrap=5)
-    row = stability_of(*frames, settings, fold=FOLD, model="blend", scope="touched", seed=0).first()
+    row = stability_of(*frames, settings, fold=FOLD, model="served", scope="touched", seed=0).first()
     assert (row[C.METRIC], row[C.VALUE], row[C.NUM_USERS], row[C.DIFFERENCE]) == ("stability", 0.5, 3, None)
 
 
@@ -481,7 +481,7 @@ def fold_rows(spark: SparkSession, purpose: str, candidates: list[Any], targets:
     mixes = [row for user in range(60) for row in ((user, f"c{user % 2}", 0.7), (user, "c4", 0.3))]
     return FoldRows(
         fold=fold_of(purpose),
-        models=("popularity", "als", "blend"),
+        models=("popularity", "als", "served"),
         scopes=("touched", "home"),
         candidates=spark.createDataFrame(candidates, CANDIDATES),
         targets=spark.createDataFrame(targets, TARGETS),
@@ -498,7 +498,7 @@ def test_the_flow_between_categories_counts_what_was_shown_wanted_and_hit(spark:
     pairs = {(source, scope, user, item) for _, source, scope, user, item, rank, _ in candidates if rank <= 3}
     for source, scope, user, item in pairs:
         shown[source, scope, f"c{user % 2}", f"c{item % 7}"] += 1
-    for source in ("popularity", "als", "blend"):
+    for source in ("popularity", "als", "served"):
         for _, user, item, touched, home, *_ in targets:
             for scope in ("touched",) * touched + ("home",) * home:
                 key = (source, scope, f"c{user % 2}", f"c{item % 7}")
@@ -527,11 +527,23 @@ def test_a_backtest_reports_every_source_and_metric_once(spark: SparkSession, tm
         len(keys) == len(set(keys)) == 3 * 2 * 2 * (len(ACCURACY) + len(MACRO) + len(BEYOND_ACCURACY) + len(EXPOSURE))
     )
     assert next(iter(figures)) == "users touched"
-    assert "vs popularity" in figures["ndcg@10 touched blend"]
+    assert "vs popularity" in figures["ndcg@10 touched served"]
     assert "vs popularity" not in figures["ndcg@10 touched popularity"]
     assert set(figures) >= {
-        f"coverage@10 {scope} {model}" for scope in ("touched", "home") for model in ("als", "blend")
+        f"coverage@10 {scope} {model}" for scope in ("touched", "home") for model in ("als", "served")
     }
+
+
+def test_a_model_is_judged_only_where_it_has_lists(spark: SparkSession, tmp_path: Path) -> None:
+    candidates, targets = random_case(4)
+    kept = [row for row in candidates if row[1:3] != ("served", "home")]
+    rows = fold_rows(spark, "test", kept, targets)
+    metrics = judge([rows], Evaluation(ks=(10,), num_bootstrap=5), SharedFolder(str(tmp_path)), seed=0).collect()
+    judged = {(row[C.MODEL], row[C.SLICE]) for row in metrics}
+    assert {slice_name for model, slice_name in judged if model == "served"} == {"touched"}
+    assert {("als", "touched"), ("als", "home"), ("popularity", "home")} <= judged
+    flow = category_flow(rows, k=3, run_id="run").collect()
+    assert {row[C.SLICE] for row in flow if row[C.MODEL] == "served"} == {"touched"}
 
 
 def test_a_serving_fold_reports_coverage_and_when_it_can_be_judged(spark: SparkSession, tmp_path: Path) -> None:
@@ -549,7 +561,7 @@ def test_a_figure_reads_as_a_person_wants_it(spark: SparkSession) -> None:
     columns += ("adjusted_high",)
     schema = ", ".join(f"{name} {'string' if name == 'model' else 'double'}" for name in columns)
     rows = [
-        ("blend", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093, 0.0021, 0.0101),
+        ("served", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093, 0.0021, 0.0101),
         ("gru", 0.0581, 0.0551, 0.0612, 0.0064, 0.0032, 0.0093, -0.0001, 0.0101),
         ("popularity", 0.0517, 0.05, 0.0533, 0.0, 0.0, 0.0, 0.0, 0.0),
         ("als", 0.25, 0.2, 0.3, 0.25, 0.2, 0.3, 0.1, 0.3),

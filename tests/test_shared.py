@@ -24,6 +24,9 @@ def test_all_rows_are_read_while_the_folder_lives(spark: SparkSession, tmp_path:
         assert none.read().num_rows == 0
         assert none.read().column_names == ["id", "text"]
         assert many != none
+        kept = folder.keep(rows)
+        assert kept.dtypes == rows.dtypes
+        assert sorted(row["id"] for row in kept.collect()) == list(range(100))
     assert not place.exists()
 
 

@@ -5,6 +5,8 @@ A user's main category is the one with his largest weight, ties by name: the fir
 
 from __future__ import annotations
 
+from functools import reduce
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -19,7 +21,13 @@ def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
     slices = [scope_slice(scope) for scope in rows.scopes]
     keys = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
     shown = rows.candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
-    wanted = wanted_of(rows.targets, rows.sources(), slices).select(*keys, F.lit(True).alias("is_target"))
+    of_scopes = rows.sources()
+    parts = [
+        wanted_of(rows.targets, of_scopes[one.scope], [one]).select(*keys, F.lit(True).alias("is_target"))
+        for one in slices
+        if one.scope in of_scopes
+    ]
+    wanted = reduce(DataFrame.unionByName, parts)
     return (
         shown.join(wanted, keys, how="full")
         .join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")

@@ -7,6 +7,7 @@ is the target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -95,6 +96,11 @@ def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold
             f"which has a history: the clean log begins at {log_start}; choose a shorter folds.horizon or a later folds.as_of"
         )
     return select
+
+
+def select_folds_before(fold: Fold, folds: Sequence[Fold]) -> list[Fold]:
+    """The select folds, oldest first, whose targets were known at the fold's as-of: what may choose for it."""
+    return [one for one in folds[: folds.index(fold)] if one.purpose == "select"]
 
 
 def history_of(events: DataFrame, fold: Fold) -> DataFrame:

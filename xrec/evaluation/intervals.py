@@ -50,24 +50,30 @@ def poisson_weights(user_idx: npt.NDArray[Any], num_replicates: int, seed: int) 
 
 
 def summarise(
-    judged: DataFrame, names: Sequence[tuple[str, int]], settings: Evaluation, seed: int, *, num_compared: int
+    judged: DataFrame,
+    names: Sequence[tuple[str, int]],
+    settings: Evaluation,
+    seed: int,
+    *,
+    num_compared: int,
+    baseline: str = BASELINE,
 ) -> DataFrame:
-    """One row a (fold, model, slice, user) to rows of ``metrics`` (without run_id): means, and differences to popularity.
+    """One row a (fold, model, slice, user) to rows of ``metrics`` (without run_id): means, and differences to the baseline.
 
     ``values`` holds a figure for each of ``names`` (metric, k), as from :func:`xrec.evaluation.metrics.judge_lists`.
 
     Intervals are percentiles of the replicates. On one user they are as wide as the point: there is nothing to resample. Without
-    lists of popularity the differences are null; a mean over no user is not there.
+    lists of the baseline the differences are null; a mean over no user is not there.
 
     Each interval holds for itself. The adjusted one of a difference holds for all ``num_compared`` models of a slice at once
     (Bonferroni: the error that is allowed, divided by their number).
     """
     means = _replicate_means(judged, len(names), settings.num_bootstrap, seed)
     a_replicate = Window.partitionBy(C.FOLD, C.SLICE, _REPLICATE)
-    baseline = F.max(F.when(F.col(C.MODEL) == BASELINE, F.col(VALUES))).over(a_replicate)
+    of_baseline = F.max(F.when(F.col(C.MODEL) == baseline, F.col(VALUES))).over(a_replicate)
     named = F.array(*[F.struct(F.lit(m).alias(C.METRIC), F.lit(k).alias(C.K)) for m, k in names])
     figures = (
-        means.withColumn("baseline", baseline)
+        means.withColumn("baseline", of_baseline)
         .select(*_LISTS, _REPLICATE, _SUM_WEIGHTS, F.posexplode(VALUES).alias("position", C.VALUE), "baseline")
         .withColumn(C.DIFFERENCE, F.col(C.VALUE) - F.get(F.col("baseline"), F.col("position")))
     )

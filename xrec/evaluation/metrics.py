@@ -30,18 +30,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.slices import Slice, slices_column
+from xrec.evaluation.slices import Slice
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-_POPULAR_RANK, _EXPOSURE, _SLICES, _NTH, _FIRST = "popular_rank", "num_lists", "slices", "nth", "first_rank"
+_POPULAR_RANK, _EXPOSURE, _NTH, _FIRST = "popular_rank", "num_lists", "nth", "first_rank"
+# Numbers that stand for names and pairs while the rows are many.
+_SOURCE, _SCOPE, _SLICE, _SLICES, _PLACE = "source_number", "scope_number", "slice_number", "slices", "place"
 _DEBIASING = -1.5
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
@@ -51,9 +55,12 @@ def metric_names(ks: Sequence[int]) -> list[tuple[str, int]]:
     return [(metric, k) for k in ks for metric in ACCURACY]
 
 
-def sources_of(candidates: DataFrame) -> list[str]:
-    """The sources that have candidates, sorted: a handful of names."""
-    return sorted(row[0] for row in candidates.select(C.SOURCE).distinct().collect())
+def sources_of(candidates: DataFrame) -> dict[str, list[str]]:
+    """The sources that have candidates in each scope, sorted: a handful of names."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(candidates.select(C.SCOPE, C.SOURCE).distinct().collect()):
+        found.setdefault(row[C.SCOPE], []).append(row[C.SOURCE])
+    return found
 
 
 def judge_lists(
@@ -72,21 +79,22 @@ def judge_lists(
     one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
     asked = _asked(targets, buyers, slices)
-    hits = _hits(candidates, asked, sources, max(ks))
-    wanted = asked.select(C.FOLD, C.USER_IDX, C.WEIGHT, F.explode(_SLICES).alias("one")).groupBy(
-        C.FOLD, F.col("one")[C.SLICE].alias(C.SLICE), C.USER_IDX
+    hits = _hits(candidates, asked, sources, slices, max(ks))
+    judged = asked.select(C.FOLD, C.USER_IDX, C.WEIGHT, F.explode(_members(slices)).alias(_SLICE))
+    judged = judged.where(F.col(_SLICE).isNotNull())
+    users = (
+        judged.groupBy(C.FOLD, _SLICE, C.USER_IDX)
+        .agg(F.count("*").alias(C.NUM_TARGETS), F.sum(C.WEIGHT).alias(C.WEIGHT))
+        .withColumn(_SOURCE, F.explode(F.array(*map(F.lit, range(len(sources))))))
     )
-    users = wanted.agg(F.count("*").alias(C.NUM_TARGETS), F.sum(C.WEIGHT).alias(C.WEIGHT)).withColumn(
-        C.SOURCE, F.explode(F.array(*[F.lit(source) for source in sources]))
-    )
-    a_list = [C.SOURCE, C.SLICE, C.USER_IDX]
+    a_list = [_SOURCE, _SLICE, C.USER_IDX]
     nth = F.row_number().over(Window.partitionBy(*a_list).orderBy(C.RANK))
     sums = [part for k in ks for part in _sums(k)]
     found = hits.withColumn(_NTH, nth).groupBy(*a_list).agg(F.min(C.RANK).alias(_FIRST), *sums)
-    return users.join(found, a_list, how="left").select(
+    return users.join(found.hint("shuffle_hash"), a_list, how="left").select(
         C.FOLD,
-        F.col(C.SOURCE).alias(C.MODEL),
-        C.SLICE,
+        _decoded(_SOURCE, sources).alias(C.MODEL),
+        _decoded(_SLICE, [one.name for one in slices]).alias(C.SLICE),
         C.USER_IDX,
         C.NUM_TARGETS,
         F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
@@ -94,39 +102,72 @@ def judge_lists(
 
 
 def _asked(targets: DataFrame, buyers: DataFrame, slices: Sequence[Slice]) -> DataFrame:
-    """Targets to (fold, user_idx, item_idx, weight, slices): each once, with the slices and scopes that judge it."""
+    """Targets to (fold, user_idx, item_idx, weight, slices): each once.
+
+    ``slices`` has a bit for each slice that judges it.
+    """
     weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
-    kept = slices_column(slices).alias(_SLICES)
+    bits = [F.when(one.holds, F.lit(1 << n)).otherwise(0).cast("bigint") for n, one in enumerate(slices)]
     return (
         targets.join(buyers, C.ITEM_IDX, how="left")
-        .select(C.FOLD, C.USER_IDX, C.ITEM_IDX, weight.alias(C.WEIGHT), kept)
-        .where(F.size(_SLICES) > 0)
+        .select(C.FOLD, C.USER_IDX, C.ITEM_IDX, weight.alias(C.WEIGHT), reduce(add, bits).alias(_SLICES))
+        .where(F.col(_SLICES) > 0)
+        .repartition(C.USER_IDX)
     )
 
 
-def _hits(candidates: DataFrame, asked: DataFrame, sources: Sequence[str], longest: int) -> DataFrame:
-    """The targets that are in lists: (source, slice, user_idx, rank, weight, rank in popularity's list of the scope)."""
-    pair = [C.USER_IDX, C.ITEM_IDX]
-    # The lists are the many rows: a number for the source keeps what is shuffled small, and the targets are hashed, not sorted.
-    code = F.array_position(F.array(*[F.lit(source) for source in sources]), F.col(C.SOURCE)).cast("short")
-    lists = candidates.where((F.col(C.RANK) <= longest) & (code > 0)).select(code.alias("code"), C.SCOPE, *pair, C.RANK)
-    at = lists.join(asked.drop(C.FOLD).hint("shuffle_hash"), pair, how="inner")
-    popular_code = sources.index(C.POPULARITY) + 1 if C.POPULARITY in sources else 0
-    a_target = Window.partitionBy(C.SCOPE, *pair)
-    popular_rank = F.max(F.when(F.col("code") == popular_code, F.col(C.RANK))).over(a_target)
-    judged_by = F.filter(_SLICES, lambda one: one[C.SCOPE] == F.col(C.SCOPE))
-    return (
-        at.withColumn(_POPULAR_RANK, popular_rank)
-        .withColumn("one", F.explode(judged_by))
-        .select(
-            F.get(F.array(*[F.lit(source) for source in sources]), F.col("code") - 1).alias(C.SOURCE),
-            F.col("one")[C.SLICE].alias(C.SLICE),
-            C.USER_IDX,
-            C.RANK,
-            C.WEIGHT,
-            _POPULAR_RANK,
-        )
+def _hits(
+    candidates: DataFrame, asked: DataFrame, sources: Sequence[str], slices: Sequence[Slice], longest: int
+) -> DataFrame:
+    """The targets that are in lists: (source, slice, user_idx, rank, weight, rank in popularity's list of the scope).
+
+    The lists are the many rows. They are shuffled once, by user, which is enough for all that follows; source, scope and rank
+    are one number in them.
+    """
+    scopes = sorted({one.scope for one in slices})
+    source, scope = (_encoded(column, names) for column, names in ((C.SOURCE, sources), (C.SCOPE, scopes)))
+    listed = (F.col(C.RANK) <= longest) & source.isNotNull() & scope.isNotNull()
+    place = ((source * len(scopes) + scope) * (longest + 1) + F.col(C.RANK)).cast("int")
+    lists = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, place.alias(_PLACE)).repartition(C.USER_IDX)
+    at = lists.join(asked.drop(C.FOLD).hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
+    list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
+    at = at.select(
+        C.USER_IDX,
+        C.ITEM_IDX,
+        C.WEIGHT,
+        _SLICES,
+        F.floor(list_number / len(scopes)).cast("int").alias(_SOURCE),
+        (list_number % len(scopes)).alias(_SCOPE),
+        (F.col(_PLACE) % (longest + 1)).alias(C.RANK),
     )
+    popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
+    a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
+    popular_rank = F.max(F.when(F.col(_SOURCE) == popular, F.col(C.RANK))).over(a_target)
+    judged_by = F.explode(_members(slices, scopes)).alias(_SLICE)
+    hits = at.withColumn(_POPULAR_RANK, popular_rank)
+    hits = hits.select(_SOURCE, judged_by, C.USER_IDX, C.RANK, C.WEIGHT, _POPULAR_RANK)
+    return hits.where(F.col(_SLICE).isNotNull())
+
+
+def _members(slices: Sequence[Slice], scopes: Sequence[str] | None = None) -> Column:
+    """The numbers of the slices of a row's bits, null in the place of each other; with ``scopes``, those of the row's scope."""
+    numbers = []
+    for n, one in enumerate(slices):
+        judges = F.col(_SLICES).bitwiseAND(F.lit(1 << n).cast("bigint")) != 0
+        if scopes is not None:
+            judges &= F.col(_SCOPE) == scopes.index(one.scope)
+        numbers.append(F.when(judges, n))
+    return F.array(*numbers)
+
+
+def _encoded(column: str, names: Sequence[str]) -> Column:
+    """A name's place among ``names``; null where it is none of them."""
+    position = F.array_position(F.array(*map(F.lit, names)), F.col(column))
+    return F.when(position > 0, position.cast("int") - 1)
+
+
+def _decoded(column: str, names: Sequence[str]) -> Column:
+    return F.get(F.array(*map(F.lit, names)), F.col(column))
 
 
 def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import or_
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -22,7 +23,7 @@ from xrec.storage.shared import SharedFolder
 HEADLINE = "ndcg"
 POOLED = "pooled"
 """The fold of the figures of several folds together."""
-FALL_BACK = (C.POPULARITY, C.BLEND)
+FALL_BACK = (C.POPULARITY, C.SERVED)
 """The sources that have a list for a user without history."""
 
 
@@ -46,8 +47,8 @@ class FoldRows:
         """The candidates of the models that are judged, in the scopes that are judged."""
         return self.candidates.where(F.col(C.SOURCE).isin(*self.models) & F.col(C.SCOPE).isin(*self.scopes))
 
-    def sources(self) -> list[str]:
-        """The models that have lists.
+    def sources(self) -> dict[str, list[str]]:
+        """The models that have lists in each scope.
 
         Raises
         ------
@@ -77,7 +78,7 @@ def judge(folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder,
     """
     ks = settings.ks
     sources = {rows.fold.name: rows.sources() for rows in folds}
-    num_compared = len(set().union(*sources.values()) - {BASELINE})
+    num_compared = len({name for fold in sources.values() for names in fold.values() for name in names} - {BASELINE})
     metrics = [exposure_of(rows.lists(), rows.items, ks=ks) for rows in folds]
     described = [_describe(rows, folder, ks) for rows in folds]
     judged = [_judge(rows, sources[rows.fold.name], ks) for rows in folds if rows.fold.has_targets]
@@ -101,18 +102,21 @@ def _describe(rows: FoldRows, folder: SharedFolder, ks: Sequence[int]) -> DataFr
     return describe_lists(rows.lists(), rows.user_categories, facts, ks=ks)
 
 
-def _judge(rows: FoldRows, sources: Sequence[str], ks: Sequence[int]) -> tuple[DataFrame, DataFrame]:
-    slices = slices_of(rows.scopes)
+def _judge(rows: FoldRows, of_scopes: Mapping[str, Sequence[str]], ks: Sequence[int]) -> tuple[DataFrame, DataFrame]:
+    """Users judged by hits, and by categories, of the models that have lists in a slice's scope."""
+    slices, sources = slices_of(rows.scopes), sorted(set().union(*of_scopes.values()))
+    judged = [F.col(C.MODEL).isin(*of_scopes.get(one.scope, ())) & (F.col(C.SLICE) == one.name) for one in slices]
     lists = rows.lists().unionByName(cold_lists(rows, sources, k=max(ks)), allowMissingColumns=True)
     accuracy = judge_lists(lists, rows.targets, rows.buyers, sources=sources, slices=slices, ks=ks).drop(C.NUM_TARGETS)
     whole = [one for one in slices if one.name in rows.scopes]
-    return accuracy, judge_categories(lists, rows.targets, sources=sources, slices=whole, ks=ks)
+    macro = judge_categories(lists, rows.targets, sources=sources, slices=whole, ks=ks)
+    return accuracy.where(reduce(or_, judged)), macro.where(reduce(or_, judged))
 
 
 def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
     """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``item_idx``, ``rank``).
 
-    Popularity's own K best items, which the blend falls back on as well; the other sources have nothing for them.
+    Popularity's own K best items, which the served lists fall back on as well; the other sources have nothing for them.
     """
     top = rows.buyers.join(rows.items.where(C.RECOMMENDABLE), C.ITEM_IDX, how="left_semi")
     best = top.orderBy(F.desc(C.NUM_BUYERS), C.ITEM_IDX).limit(k).select(C.ITEM_IDX).collect()

@@ -61,6 +61,10 @@ class SharedFolder:
         rows.write.parquet(target)
         return SharedRows(target)
 
+    def keep(self, rows: DataFrame) -> DataFrame:
+        """The same rows, written and read back: what is asked of them again begins with a scan, not with all that made them."""
+        return rows.sparkSession.read.schema(rows.schema).parquet(self.share(rows).folder)
+
 
 @contextmanager
 def shared_folder(folder: str) -> Iterator[SharedFolder]:
