@@ -1,29 +1,47 @@
-"""blend: choose the sources' weights on the select folds, and blend every fold's candidates.
+"""blend: choose the sources' weights on the select folds, and blend every fold's candidates by what older folds chose.
 
-./spark-submit.sh jobs/blend.py --set ranking.weight_step=0.25
+./spark-submit.sh jobs/blend.py --set ranking.weight_parts=4
 """
 
+from functools import reduce
+
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.evaluation.folds import select_folds_before
 from xrec.ranking.blend import SOURCE, blend, choice_rows, choose_weights, describe_choices
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``blend_weights``, and ``candidates`` of the source blend of all folds of the run."""
+    """Write ``blend_weights``, and ``candidates`` of the source blend, of all folds but the oldest one that chooses.
+
+    In the scope that serves: of other scopes the sources are judged, each by itself.
+    """
     tables, settings = context.tables, context.settings
-    names = [fold.name for fold in context.folds]
-    candidates = tables.read("candidates").where(F.col(C.FOLD).isin(names))
-    select = [fold.name for fold in context.folds if fold.purpose == "select"]
-    choices = choose_weights(candidates, tables.read("targets"), settings.ranking, scopes=settings.scopes, folds=select)
-    figures = describe_choices(choices)
+    scope = settings.ranking.scope
+    candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
+    older = {fold.name: [one.name for one in select_folds_before(fold, context.folds)] for fold in context.folds}
+    names = [name for name in older if older[name] or name == context.main_fold.name]
+    choices = choose_weights(
+        candidates,
+        tables.read("targets"),
+        settings.ranking,
+        scopes=[scope],
+        folds={name: older[name] for name in names},
+    )
+    figures = describe_choices(choices[context.main_fold.name])
     for name, figure in figures.items():
         context.say(f"{name}: {figure}")
-    tables.write("blend_weights", rows_from(context.spark, "blend_weights", choice_rows(choices)))
+    rows = [row for name in names for row in choice_rows(name, choices[name])]
+    tables.write("blend_weights", rows_from(context.spark, "blend_weights", rows))
     longest = max(settings.ranking.top_k, *settings.evaluation.ks)
-    tables.write("candidates", blend(candidates, choices, settings.ranking, k=longest), fold=names, source=SOURCE)
+    blended = [
+        blend(candidates.where(F.col(C.FOLD) == name), choices[name], settings.ranking, k=longest) for name in names
+    ]
+    tables.write("candidates", reduce(DataFrame.unionByName, blended), fold=names, source=SOURCE)
     return figures
 
 

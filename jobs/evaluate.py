@@ -12,7 +12,6 @@ from xrec.evaluation.report import FoldRows, describe_metrics, judge
 from xrec.evaluation.stability import stability_of
 from xrec.features.buyers import num_buyers_of
 from xrec.generators.sources import models_of
-from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.lists import lists_and_earlier
 from xrec.runs.looks import record_look
 from xrec.runs.stage import Figures, StageContext, main
@@ -26,13 +25,15 @@ def run(context: StageContext) -> Figures:
     folds = [rows_of(context, fold) for fold in context.judged_folds]
     with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
         metrics = judge(folds, settings.evaluation, folder, seed=settings.seed)
-        if both := lists_and_earlier(tables, fold):
+        lists, earlier = lists_and_earlier(tables, fold) if tables.exists("staged_recommendations") else (None, None)
+        if lists is not None and earlier is not None:
             metrics = metrics.unionByName(
                 stability_of(
-                    *both,
+                    lists,
+                    earlier,
                     settings.evaluation,
                     fold=fold.name,
-                    model=BLEND,
+                    model=C.SERVED,
                     scope=settings.ranking.scope,
                     seed=settings.seed,
                 )

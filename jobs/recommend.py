@@ -1,10 +1,12 @@
-"""recommend: the main fold's lists, with reasons and versions; a rerun of a date replaces that date only.
+"""recommend: the main fold's lists, with reasons and versions, staged for the gate; a rerun of a date replaces that date only.
 
 ./spark-submit.sh jobs/recommend.py --set ranking.scope=home --set ranking.top_k=10
 """
 
+from pyspark.sql import functions as F
+
 from xrec import columns as C
-from xrec.logrules.identity import persons_opted_out
+from xrec.generators.sources import sources_of
 from xrec.ranking.blend import read_choices
 from xrec.ranking.lists import (
     check_lists,
@@ -12,35 +14,39 @@ from xrec.ranking.lists import (
     lists_of,
     model_version_of,
     recommendation_rows,
-    users_served,
 )
 from xrec.ranking.reasons import with_reasons
+from xrec.ranking.serving import contributing, read_model
 from xrec.runs.stage import Figures, StageContext, main
 
 
 def run(context: StageContext) -> Figures:
-    """Write the recommendations of the main fold's date."""
+    """Write ``staged_recommendations`` of the main fold's date."""
     tables, ranking, fold = context.tables, context.settings.ranking, context.main_fold
     items = tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
     interactions = tables.read("interactions", fold=fold.name)
     user_categories = tables.read("user_categories", fold=fold.name)
     candidates = tables.read("candidates", fold=fold.name)
-    choices = read_choices(tables.read("blend_weights"), ranking)
-    lists = lists_of(candidates, choices, ranking, fold)
+    choices = read_choices(tables.read("blend_weights").where(F.col(C.FOLD) == fold.name), ranking)
+    model = read_model(tables.read("serving_models"), fold.name, ranking.scope)
+    weights = contributing(model, choices, context.settings, sources_of(context.settings))
+    lists = lists_of(candidates, weights, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
-    opt_outs, identities = (tables.read(name) if tables.exists(name) else None for name in ("opt_outs", "identities"))
-    left_out = None if opt_outs is None else persons_opted_out(opt_outs, identities, context.settings)
     rows = recommendation_rows(
         explained,
-        users_served(tables.read("users"), left_out),
+        context.users_served(),
         fold=fold,
         data_version=tables.read_versions["judged_events"],
-        model_version=model_version_of(tables, candidates),
+        model_version=model_version_of(tables, candidates, model),
     )
     run_date = fold.as_of.date().isoformat()
-    tables.write("recommendations", rows, run_date=run_date)
-    return {"run_date": run_date, **describe_lists(tables.read("recommendations", run_date=run_date), ranking)}
+    tables.write("staged_recommendations", rows, run_date=run_date)
+    return {
+        "run_date": run_date,
+        "model": model,
+        **describe_lists(tables.read("staged_recommendations", run_date=run_date), ranking),
+    }
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ ALLOWED = {
     ("xrec/ingest/reader.py", "count_rows_by_file", "collect"),
     ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
+    ("xrec/ranking/serving.py", "choose_model", "collect"),
+    ("xrec/ranking/serving.py", "beside_popularity", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/experiments/exposures.py", "write_exposures", "collect"),
     # Sums by arm, slice (a category, a segment) and metric.
@@ -40,6 +42,7 @@ ALLOWED = {
     ("xrec/schemas.py", "check_rows", "collect"),
     ("xrec/schemas.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.
+    ("xrec/storage/tables.py", "Tables.versions", "collect"),
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/runs/ledger.py", "runs_of", "collect"),
     ("xrec/runs/tracking.py", "_of_evaluation", "collect"),
@@ -51,6 +54,7 @@ ALLOWED = {
     ("xrec/reporting/gather.py", "_shares", "collect"),
     ("xrec/reporting/gather.py", "_metrics", "collect"),
     ("xrec/reporting/gather.py", "_blend", "collect"),
+    ("xrec/reporting/gather.py", "_serving", "collect"),
     ("xrec/reporting/gather.py", "_flows", "collect"),
     ("xrec/reporting/gather.py", "_looks", "collect"),
     ("xrec/reporting/gather.py", "_trials", "collect"),
@@ -63,6 +67,8 @@ ALLOWED = {
     ("jobs/judge.py", "run", "persist"),
     # A row a user and scope, which every source of candidates starts from; freed at the stage's end.
     ("xrec/generators/sources.py", "users_of_folds", "persist"),
+    # A row a model and user of the select folds.
+    ("xrec/ranking/serving.py", "choose_model", "persist"),
 }
 
 

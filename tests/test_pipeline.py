@@ -26,7 +26,7 @@ from world import NON_MERCHANDISE, World, Written, make_world, write_world
 from xrec.runs.stages import STAGE_NAMES
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta, pytest.mark.horovod]
-MODELS = ("als", "gru", "transformer", "item_knn", "blend")
+MODELS = ("als", "als_trend", "gru", "transformer", "item_knn", "blend", "logistic", "trees", "ensemble", "served")
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def test_every_row_says_why_and_from_what(lists: pd.DataFrame) -> None:
     for column in ("reason", "source", "fold", "model_version", "versions"):
         assert lists[column].str.len().gt(0).all()
     assert lists["data_version"].notna().all()
-    assert set(lists["source"]) <= {"popularity", "als", "gru", "transformer"}
+    assert set(lists["source"]) <= {"popularity", "item_knn", "als", "als_trend", "gru", "transformer"}
     assert (lists["run_date"].astype(str) == "2024-07-01").all()
 
 
 def test_the_reported_figure_is_what_another_program_finds(done: Done, lists: pd.DataFrame) -> None:
     metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 10 and slice == 'touched'")
-    reported = metrics.set_index("model")["value"]["blend"]
+    reported = metrics.set_index("model")["value"]["served"]
     assert reported == pytest.approx(ndcg_of(lists, done.world.targets(), 10), rel=1e-6)
 
 
@@ -128,17 +128,49 @@ def test_every_model_beats_popularity(done: Done) -> None:
         assert by_model.loc[model, "difference_low"] > 0, by_model[["value", "difference", "difference_low"]]
 
 
+def test_what_serves_was_chosen_by_lists_that_knew_nothing_later(done: Done) -> None:
+    serving = read_table(done.root, "serving_models").set_index("model")
+    (chosen,) = serving.index[serving["chosen"]]
+    assert f"serves_touched: {chosen} " in done.output
+    assert set(serving.index[serving["learns"]]) == {"blend", "logistic", "trees", "ensemble"}
+    assert set(serving["selected_on"]) == {"select-2024-06-01"}, "what learns has no lists in the oldest fold"
+    single = serving[~serving["learns"]]["ndcg"]
+    assert set(serving["compared_with"]) == {single.idxmax()}
+    wins = serving[serving["learns"] & (serving["adjusted_low"] > 0)]["ndcg"]
+    assert chosen == (wins.idxmax() if len(wins) else single.idxmax())
+    candidates = read_table(done.root, "candidates").query("scope == 'touched' and fold.str.startswith('test')")
+    keys = ["user_idx", "item_idx", "rank"]
+    served, model = (candidates[candidates["source"] == name][keys] for name in ("served", chosen))
+    in_both = served.merge(model, on=keys)
+    assert len(in_both) >= 0.9 * len(served) > 0, (
+        "popularity completes the lists of users whom a single source knows too little"
+    )
+
+
 def test_training_saw_nothing_at_or_after_the_cut(done: Done) -> None:
     training = read_table(done.root, "training_events")
     cut = pd.to_datetime(training["fold"].str[-len("2024-07-01") :])
     assert (training["event_ts"] < cut).all()
-    assert training["fold"].nunique() == 2
+    assert training["fold"].nunique() == 3
 
 
 def test_the_summary_is_for_people(done: Done) -> None:
     for expected in ("quarantined", "duplicate", "against popularity", "customer ", "recommendations", "this run"):
         assert expected in done.output
     assert "Traceback" not in done.output
+
+
+def test_the_gate_let_the_lists_out(done: Done, lists: pd.DataFrame) -> None:
+    assert "published" in done.output
+    staged = read_table(done.root, "staged_recommendations").sort_values(["user_id", "rank"], ignore_index=True)
+    columns = ["user_id", "rank", "item_id", "score", "reason", "model_version"]
+    pd.testing.assert_frame_equal(staged[columns], lists[columns])
+
+
+def test_readers_can_be_returned_to_an_earlier_version(done: Done) -> None:
+    run = PipelineRun(done.written.config, job=ROOT / "jobs" / "rollback.py")
+    assert run.finish() == 0, run.output
+    assert "newest first" in run.output
 
 
 def test_the_look_at_the_test_fold_is_on_record(done: Done) -> None:
@@ -148,8 +180,8 @@ def test_the_look_at_the_test_fold_is_on_record(done: Done) -> None:
     assert json.loads(look["settings"])["als"]["rank"] == 8
     assert len(look["code_version"]) >= 5
     assert f"looks at the test data: 1 at {look['fold']} (" in done.output
-    value = metrics.set_index("model")["value"]["blend"]
-    assert dict(look["figures"])["ndcg@5 touched blend"].startswith(f"{value:.4f} [")
+    value = metrics.set_index("model")["value"]["served"]
+    assert dict(look["figures"])["ndcg@5 touched served"].startswith(f"{value:.4f} [")
 
 
 def test_mlflow_knows_the_run(done: Done) -> None:
@@ -169,7 +201,7 @@ def test_a_rerun_replaces_its_date_only_and_yesterday_stays_readable(done: Done,
     table = str(done.root / "recommendations")
     before = deltalake.DeltaTable(table)
     config = done.written.config
-    again = PipelineRun(config, "--set", "ranking.top_k=3", job=ROOT / "jobs" / "recommend.py")
+    again = PipelineRun(config, "--set", "ranking.top_k=3", "--only", "recommend", "--only", "publish")
     assert again.finish() == 0, again.output
     assert deltalake.DeltaTable(table).version() > before.version()
     assert read_table(done.root, "recommendations")["rank"].max() == 3
@@ -226,7 +258,7 @@ def test_the_notebooks_show_the_run(done: Done, monkeypatch: pytest.MonkeyPatch)
     for model in (*MODELS, "popularity"):
         assert model in models
     metrics = read_table(done.root, "metrics").query("metric == 'ndcg' and k == 5 and slice == 'touched'")
-    row = metrics.set_index("model").loc["blend"]
+    row = metrics.set_index("model").loc["served"]
     assert "ndcg@5" in models, "the first cut-off of the settings"
     assert f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" in models
     # alpha, rows, copies, largest repeat, effective rows: of the notebook's last table.

@@ -14,28 +14,34 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from xrec import columns as C
 from xrec.config import Ranking, Settings, load_settings
 from xrec.ranking.blend import (
     LEAST_POPULARITY,
+    MOST_PARTS,
+    MOST_POINTS,
     Choice,
     blend,
     choice_rows,
     choose_weights,
     describe_choices,
+    parts_for,
     read_choices,
     weight_grid,
 )
 from xrec.ranking.eligibility import EligibilityError
 from xrec.ranking.lists import ListsError, check_lists
+from xrec.ranking.publishing import GateError
+from xrec.ranking.serving import Serving, serving_rows
 from xrec.runs.stage import StageContext, new_run_id
 from xrec.schemas import TABLES
-from xrec.storage.tables import Tables, rows_from
+from xrec.storage.tables import MissingTableError, Tables, rows_from
 
 pytestmark = pytest.mark.spark
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 SOURCES = ("als", "popularity", "gru")
-RANKING = Ranking(sources=SOURCES, weight_step="0.25", fusion_constant=20.0)
+RANKING = Ranking(sources=SOURCES, weight_parts=4, fusion_constant=20.0)
 CANDIDATES = TABLES["candidates"].columns
 TARGETS = TABLES["targets"].columns
 SCOPES = ("touched", "home")
@@ -105,14 +111,21 @@ def naive_ndcg(proposals: Proposals, targets: list[tuple], scope: str, weights: 
     return float(np.mean(values))
 
 
-@pytest.mark.parametrize(("num_sources", "step", "points"), [(1, 0.5, 1), (2, 0.1, 11), (3, 0.25, 15), (4, 0.1, 286)])
-def test_the_grid_holds_every_weight_once(num_sources: int, step: float, points: int) -> None:
-    grid = weight_grid(num_sources, step)
+@pytest.mark.parametrize(("num_sources", "parts", "points"), [(1, 2, 1), (2, 10, 11), (3, 4, 15), (4, 10, 286)])
+def test_the_grid_holds_every_weight_once(num_sources: int, parts: int, points: int) -> None:
+    grid = weight_grid(num_sources, parts)
     assert grid.shape == (points, num_sources)
     assert len({tuple(point) for point in grid}) == points
     np.testing.assert_allclose(grid.sum(axis=1), 1.0)
-    np.testing.assert_array_equal(np.round(grid / step), grid / step) if step != 0.1 else None
+    np.testing.assert_allclose(np.round(grid * parts), grid * parts)
     assert grid[0].tolist() == [1.0] + [0.0] * (num_sources - 1)
+
+
+def test_the_grid_has_no_more_points_than_can_be_judged_at_once() -> None:
+    for num_sources in range(1, 15):
+        parts = parts_for(num_sources)
+        assert 1 <= parts <= MOST_PARTS
+        assert len(weight_grid(num_sources, parts)) <= MOST_POINTS
 
 
 def test_the_weights_are_the_best_of_the_grid_on_the_select_folds(spark: SparkSession) -> None:
@@ -122,9 +135,9 @@ def test_the_weights_are_the_best_of_the_grid_on_the_select_folds(spark: SparkSe
         spark.createDataFrame(targets, TARGETS),
         RANKING,
         scopes=SCOPES,
-        folds=["select-1", "select-2"],
-    )
-    grid = [dict(zip(("popularity", "als", "gru"), point, strict=True)) for point in weight_grid(3, 0.25)]
+        folds={"test-3": ["select-1", "select-2"]},
+    )["test-3"]
+    grid = [dict(zip(("popularity", "als", "gru"), point, strict=True)) for point in weight_grid(3, 4)]
     assert [choice.scope for choice in choices] == ["touched", "home"]
     for choice in choices:
         values = [naive_ndcg(proposals, targets, choice.scope, weights) for weights in grid]
@@ -144,8 +157,8 @@ def test_without_evidence_popularity_serves_alone_and_it_is_said(
         spark.createDataFrame(random_targets(2), TARGETS),
         RANKING,
         scopes=SCOPES,
-        folds=folds,
-    )
+        folds={"test-3": folds},
+    )["test-3"]
     for choice in choices:
         assert choice.weights == {"popularity": 1.0, "als": 0.0, "gru": 0.0}
         assert (choice.ndcg, choice.selected_on) == (None, f"none ({why})")
@@ -173,7 +186,7 @@ def test_blended_lists_equal_a_naive_version(spark: SparkSession) -> None:
 
 
 def test_choices_survive_their_table(spark: SparkSession) -> None:
-    rows = rows_from(spark, "blend_weights", choice_rows(CHOICES))
+    rows = rows_from(spark, "blend_weights", choice_rows(FOLD, CHOICES))
     assert read_choices(rows.orderBy(F.desc("source")), RANKING) == CHOICES
 
 
@@ -208,7 +221,7 @@ def write_facts(spark: SparkSession, tables: Tables) -> None:
     tables.write("judged_events", frame("judged_events", events))
     items = [(f"i{n}", n, name, [name], None, True, name != "fuel") for n, name in CATEGORY_OF.items()]
     tables.write("items", frame("items", items))
-    tables.write("users", frame("users", [("u0", 0), ("u1", 1)]))
+    tables.write("users", frame("users", [("u0", 0), ("u1", 1), ("u2", 2)]))
     mixes = [
         (FOLD, 0, "tents", 5.0, True, True, False),
         (FOLD, 0, "stoves", 1.0, True, False, False),
@@ -260,13 +273,18 @@ def warehouse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     halves = [
         Choice(scope=scope, weights={"popularity": 0.5, "als": 0.5}, selected_on="x") for scope in ("touched", "home")
     ]
-    tables.write("blend_weights", rows_from(spark, "blend_weights", choice_rows(halves)))
-    write_candidates(spark, tables, "blend", {key: [*items] for key, items in PROPOSED["als"].items()})
+    tables.write("blend_weights", rows_from(spark, "blend_weights", choice_rows(FOLD, halves)))
+    chosen = [
+        Serving(scope=scope, model="blend", compared_with="als", selected_on="x") for scope in ("touched", "home")
+    ]
+    rows = [row for one in chosen for row in serving_rows(FOLD, one)]
+    tables.write("serving_models", rows_from(spark, "serving_models", rows))
+    write_candidates(spark, tables, "served", {key: [*items] for key, items in PROPOSED["als"].items()})
     return folder
 
 
 def recommended(context: StageContext, version: int | None = None) -> dict[tuple[date, str, int], Row]:
-    rows = Tables(context.spark, context.settings.storage).read("recommendations", version=version).collect()
+    rows = Tables(context.spark, context.settings.storage).read("staged_recommendations", version=version).collect()
     return {(row["run_date"], row["user_id"], row["rank"]): row for row in rows}
 
 
@@ -286,7 +304,7 @@ def test_recommendations_keep_their_contract(spark: SparkSession, warehouse: Pat
     for row in rows.values():
         assert row["category"] == CATEGORY_OF[int(row["item_id"][1:])]
         assert row["data_version"] == context.tables.version("judged_events")
-        assert row["model_version"] == f"blend@{context.tables.version('blend_weights')}"
+        assert row["model_version"] == f"blend@{context.tables.version('serving_models')}"
         assert row["fold"] == FOLD
         assert "candidates@" in row["versions"]
     # Rank 1 by als and 2 by popularity: als contributed most; both proposed i4 to u0, popularity first.
@@ -314,9 +332,9 @@ def test_a_rerun_replaces_its_date_only_and_the_old_version_stays_readable(
 ) -> None:
     _, context, _ = run_job("recommend", spark, settings_at(warehouse))
     tables = Tables(spark, context.settings.storage)
-    before = tables.version("recommendations")
-    yesterday = tables.read("recommendations").drop("versions").withColumn("run_date", F.lit(date(2024, 2, 29)))
-    tables.write("recommendations", yesterday, run_date="2024-02-29")
+    before = tables.version("staged_recommendations")
+    yesterday = tables.read("staged_recommendations").drop("versions").withColumn("run_date", F.lit(date(2024, 2, 29)))
+    tables.write("staged_recommendations", yesterday, run_date="2024-02-29")
     _, context, _ = run_job("recommend", spark, settings_at(warehouse, "ranking.top_k=1"))
     rows = recommended(context)
     assert sorted((str(day), rank) for day, user, rank in rows if user == "u0") == [
@@ -339,7 +357,7 @@ LISTS = "user_idx int, item_idx int, score float, rank int, source string"
         ((0, 3, 1.0, 1, "als"), "user_idx 0 got item_idx 3 of category 'stoves' .touched category"),
         ((0, 5, 1.0, 1, "als"), "user_idx 0 got item_idx 5 of category 'fuel' .never recommended"),
         ((0, 99, 1.0, 1, "als"), "user_idx 0 got item_idx 99 of category 'None' .never recommended"),
-        ((0, 6, 1.0, 1, None), "user_idx 0 has the blended item_idx 6, which no source with a weight proposes"),
+        ((0, 6, 1.0, 1, None), "user_idx 0 is served item_idx 6, which no source of the model proposes"),
     ],
 )
 def test_what_is_forbidden_is_found(spark: SparkSession, warehouse: Path, row: tuple, message: str) -> None:
@@ -357,12 +375,49 @@ def test_what_is_forbidden_never_leaves(spark: SparkSession, warehouse: Path) ->
     settings = settings_at(warehouse)
     tables = Tables(spark, settings.storage)
     run_job("recommend", spark, settings)
-    before = tables.version("recommendations")
-    write_candidates(spark, tables, "blend", {("touched", 0): [6, 2]})
+    before = tables.version("staged_recommendations")
+    write_candidates(spark, tables, "served", {("touched", 0): [6, 2]})
     with pytest.raises(EligibilityError, match="already had it"):
         run_job("recommend", spark, settings)
-    write_candidates(spark, tables, "blend", {("home", 0): [6]})
-    with pytest.raises(ListsError, match=f"found no rows of source 'blend' in fold '{FOLD}', scope 'touched'"):
+    write_candidates(spark, tables, "served", {("home", 0): [6]})
+    with pytest.raises(ListsError, match=f"found no rows of source 'served' in fold '{FOLD}', scope 'touched'"):
         run_job("recommend", spark, settings)
-    write_candidates(spark, tables, "blend", PROPOSED["als"])
-    assert tables.version("recommendations") == before
+    write_candidates(spark, tables, "served", PROPOSED["als"])
+    assert tables.version("staged_recommendations") == before
+
+
+@pytest.mark.delta
+def test_lists_are_published_only_through_the_gate_and_can_be_rolled_back(spark: SparkSession, warehouse: Path) -> None:
+    """A user of this fold has no list: the gate refuses, and lets out what a setting allows."""
+    settings = settings_at(warehouse, "publish.min_full_share=0")
+    tables = Tables(spark, settings.storage)
+    run_job("recommend", spark, settings)
+    with pytest.raises(GateError, match=r"publish.min_user_share: found 2 of 3 users .* at least 95.0%") as refused:
+        run_job("publish", spark, settings)
+    assert "the lists of 2024-03-01 are not published" in str(refused.value)
+    assert not tables.exists("recommendations")
+    allowed = settings_at(warehouse, "publish.min_full_share=0", "publish.min_user_share=0")
+    figures, _, _ = run_job("publish", spark, allowed)
+    assert figures["published"] == "2024-03-01 as version 0"
+    first = lists_in(spark, settings)
+    assert len(first) == 4
+    write_candidates(spark, tables, "served", {("touched", 0): [4, 6], ("touched", 1): [3, 6]})
+    run_job("recommend", spark, settings)
+    with pytest.raises(
+        GateError, match=r"publish.min_full_share: found 0 of 2 lists are 3 long; expected at least 100.0%"
+    ):
+        run_job("publish", spark, settings_at(warehouse, "publish.min_full_share=1", "publish.min_user_share=0"))
+    assert lists_in(spark, settings) == first
+    run_job("publish", spark, allowed)
+    assert lists_in(spark, settings) != first
+    write_candidates(spark, tables, "served", PROPOSED["als"])
+    assert [version.number for version in tables.versions("recommendations")] == [1, 0]
+    assert tables.restore("recommendations", 0) == 2
+    assert lists_in(spark, settings) == first
+    with pytest.raises(MissingTableError, match="found versions 0 to 2, expected 9 among them"):
+        tables.restore("recommendations", 9)
+
+
+def lists_in(spark: SparkSession, settings: Settings) -> set[tuple[str, int, str]]:
+    rows = Tables(spark, settings.storage).read("recommendations").collect()
+    return {(row[C.USER_ID], row[C.RANK], row[C.ITEM_ID]) for row in rows}

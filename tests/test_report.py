@@ -57,6 +57,27 @@ def metric(model: str, name: str = "ndcg", value: float = 0.05, difference: floa
     return Row(**(values | changes))
 
 
+def serving(model: str, ndcg: float, *, chosen: bool = False, lower: float = 0.001) -> Row:
+    """A row of ``serving_models``, compared with als."""
+    change = ndcg - 0.055
+    return Row(
+        fold="test-2024-05-01",
+        scope="touched",
+        model=model,
+        learns=model == "trees",
+        chosen=chosen,
+        ndcg=ndcg,
+        low=ndcg - 0.01,
+        high=ndcg + 0.01,
+        compared_with="als",
+        difference=change,
+        adjusted_low=lower,
+        adjusted_high=2 * change - lower,
+        num_users=9,
+        selected_on="select-1",
+    )
+
+
 def make_facts(**changes: Any) -> Facts:
     """A page with every part, whose names from outside are hostile."""
     epochs = [
@@ -70,7 +91,7 @@ def make_facts(**changes: Any) -> Facts:
         fold_text="a backtest",
         is_select=False,
         run_id="r1",
-        served="blend",
+        served="served",
         scope="touched",
         k=10,
         missing={},
@@ -86,13 +107,13 @@ def make_facts(**changes: Any) -> Facts:
         metrics=[
             metric("popularity", difference=0.0),
             metric("als", value=0.055, difference=0.005),
-            metric("blend", value=0.06, difference=0.01),
+            metric("served", value=0.06, difference=0.01),
             metric("popularity", slice="cold_users", difference=0.0),
             metric("popularity", "coverage", 0.1, **exposed),
-            metric("blend", "coverage", 0.2, **exposed),
+            metric("served", "coverage", 0.2, **exposed),
         ],
         flows=Flows(
-            model="blend",
+            model="served",
             slice_name="touched",
             k=10,
             cells=[flow],
@@ -121,6 +142,7 @@ def make_facts(**changes: Any) -> Facts:
         ],
         trials=[Row(trial=0, settings=EVIL, selected_on="select-1", k=10, ndcg=0.05, chosen=True)],
         blend=[Row(scope="touched", source="als", weight=0.8, selected_on="select-1")],
+        serving=[serving("trees", 0.06, chosen=True), serving("als", 0.055), serving("popularity", 0.05)],
         stages=[
             StageRun(
                 run_id="r1",
@@ -222,7 +244,7 @@ def test_colours_follow_the_page(page: str) -> None:
     ("change", "said"), [(0.007, "higher"), (-0.007, "lower"), (0.005, UNSURE), (-0.005, UNSURE), (0.0, UNSURE)]
 )
 def test_a_difference_whose_interval_holds_zero_is_none(change: float, said: str) -> None:
-    row = metric("blend", difference=change)
+    row = metric("served", difference=change)
     assert verdict(row) == said
     facts = make_facts(metrics=[metric("popularity", difference=0.0), row])
     text = " ".join(headline(facts))
@@ -240,8 +262,18 @@ def test_the_interval_that_is_shown_is_the_one_that_decides() -> None:
     assert difference(metric("als", "coverage", **{C.ADJUSTED_LOW: None})) == "-"
 
 
+def test_the_page_says_why_a_model_serves() -> None:
+    text = " ".join(headline(make_facts()))
+    assert "What serves is trees" in text
+    assert "better than the best single source: +9.1 % [+1.8, +16.4] vs als" in text
+    single = [serving("als", 0.055, chosen=True), serving("trees", 0.056, lower=-0.01)]
+    text = " ".join(headline(make_facts(serving=single)))
+    assert "What serves is als" in text
+    assert "none of trees is better for sure" in text
+
+
 def test_select_folds_are_not_to_be_reported() -> None:
-    text = " ".join(headline(make_facts(is_select=True, served="", blend=[])))
+    text = " ".join(headline(make_facts(is_select=True, served="", blend=[], serving=[])))
     assert "Nothing serves" in text
     assert "als: NDCG@10 is 0.0550" in text
     assert "none of the figures is one to report" in text
@@ -298,16 +330,25 @@ def test_facts_are_those_of_the_tables(spark: SparkSession, tmp_path: Path) -> N
     had = [interaction(fold, user, item) for user in range(7) for item in range(3)]
     write(context, "interactions", had)
     write(context, "recommendations", [listed(fold, user, 1) for user in range(7)])
-    rows = [metric("popularity", difference=0.0), metric("blend", difference=0.01), metric("blend", run_id="r0")]
+    rows = [metric("popularity", difference=0.0), metric("served", difference=0.01), metric("served", run_id="r0")]
     rows = [Row(**(row.asDict() | {C.FOLD: "pooled"})) for row in rows] + rows
-    rows.append(metric("blend", "coverage", 0.2, low=None, high=None))
+    rows.append(metric("served", "coverage", 0.2, low=None, high=None))
     write(context, "metrics", [row.asDict() for row in rows if row[C.RUN_ID] == "r1"])
-    cells = [flow_row("blend", f"c{n % 4:02}", f"d{n:02}", n) for n in range(20)]
+    cells = [flow_row("served", f"c{n % 4:02}", f"d{n:02}", n) for n in range(20)]
     write(context, "category_flow", [*cells, flow_row("gru", "c00", "d00", 999)])
     weights = [
-        {C.SCOPE: "touched", C.SOURCE: "gru", C.WEIGHT: 0.7, C.SELECTED_ON: "s", C.NDCG: 0.1, C.NDCG_POPULARITY: 0.1}
+        {
+            C.FOLD: fold,
+            C.SCOPE: "touched",
+            C.SOURCE: "gru",
+            C.WEIGHT: 0.7,
+            C.SELECTED_ON: "s",
+            C.NDCG: 0.1,
+            C.NDCG_POPULARITY: 0.1,
+        }
     ]
     write(context, "blend_weights", weights)
+    write(context, "serving_models", [serving(name, 0.06, chosen=name == "gru").asDict() for name in ("als", "gru")])
     record(
         context.tables,
         StageRun(
@@ -354,7 +395,7 @@ def test_facts_are_those_of_the_tables(spark: SparkSession, tmp_path: Path) -> N
     assert [(one.model, one.best) for one in facts.trainings] == [("gru", 0)]
     assert facts.versions is not None
     assert facts.versions["targets"] == 7
-    assert facts.served == "blend"
+    assert facts.served == "served"
     assert "of several folds together" in " ".join(headline(facts))
     assert ("folds.as_of", "2024-05-01") in facts.settings
     assert len(Outline(render(facts)).figures) == 8

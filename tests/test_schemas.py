@@ -84,6 +84,7 @@ def test_keys_are_unique_and_never_null(spark: SparkSession) -> None:
 
 def test_driver_rows_have_the_types_of_the_contract(spark: SparkSession) -> None:
     values = {
+        "fold": "f",
         "scope": "touched",
         "source": "als",
         "weight": 0.5,

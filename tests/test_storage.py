@@ -41,7 +41,8 @@ def mixes(spark: SparkSession, fold: str, weights: list[float]) -> DataFrame:
 
 
 def blend(spark: SparkSession, source: str) -> DataFrame:
-    row = {"scope": "touched", "source": source, "weight": 1.0, "selected_on": "s", "ndcg": 0.1, "ndcg_popularity": 0.1}
+    row = {"fold": "f", "scope": "touched", "source": source, "weight": 1.0}
+    row |= {"selected_on": "s", "ndcg": 0.1, "ndcg_popularity": 0.1}
     return rows_from(spark, "blend_weights", [row])
 
 

@@ -380,7 +380,7 @@ def _settings(world: World, folder: Path, log_file: Path, catalogue_file: Path) 
         },
         "categories": {"level": 2, "non_merchandise": [NON_MERCHANDISE]},
         "weights": {"event_types": {"purchase": 1.0, "view": 0.1}},
-        "folds": {"as_of": f"{world.as_of:%Y-%m-%d}", "horizon": f"P{world.horizon.days}D", "num_select": 1},
+        "folds": {"as_of": f"{world.as_of:%Y-%m-%d}", "horizon": f"P{world.horizon.days}D", "num_select": 2},
         # All that decides how well a model learns is named: tuning a default for real logs must not change the world.
         "als": {"rank": 8, "max_iter": 10, "reg_param": 0.1, "alpha": 5.0, "min_buyers": 1, "num_blocks": 2},
         "sequence": {
@@ -398,11 +398,17 @@ def _settings(world: World, folder: Path, log_file: Path, catalogue_file: Path) 
             "num_negatives": 64,
             "batch_rows": 64,
             "epochs": 24,
+            "epochs_more": 8,
             "patience": 24,
             "validation_share": 0.1,
             "learning_rate": 0.01,
         },
-        "ranking": {"top_k": 10, "candidates_per_source": 40},
+        "ranking": {
+            "top_k": 10,
+            "candidates_per_source": 40,
+            "sources": ["popularity", "als", "als_trend", "gru", "transformer"],
+        },
+        "ranker": {"num_trees": 40, "max_depth": 3, "learning_rate": 0.1, "min_child_weight": 1.0},
         "evaluation": {"ks": [5, 10], "num_bootstrap": 200},
         "num_buckets": 4,
     }

@@ -13,6 +13,8 @@ _ALWAYS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # A reader of the export must see whole files: no deletion vectors (design, decision 5).
     "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+    # Rows that were brought together by user stay so when they are joined by user and item.
+    "spark.sql.requireAllClusterKeysForCoPartition": "false",
 }
 
 _AT_START = {

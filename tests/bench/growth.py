@@ -38,7 +38,8 @@ from xrec.session import build_session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAGES = (
-    "ingest judge index fold balance train_als export_sequences candidates blend recommend evaluate".split()  # noqa: SIM905
+    "ingest judge index fold balance train_als export_sequences candidates "
+    "blend train_rankers choose recommend evaluate publish"
 )
 HEAVY_USER, HEAVY_ITEM = 0.05, 0.10
 _ENDS = re.compile(r"^\[\d+/\d+\] (\w+): .* done in ([\d.]+) s$")

@@ -16,6 +16,7 @@ from xrec.config import Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
 from xrec.generators import (
+    als_trend,
     ease,
     ease_categories,
     item_knn,
@@ -39,8 +40,10 @@ def sources_of(settings: Settings) -> tuple[str, ...]:
 
 
 def models_of(settings: Settings) -> tuple[str, ...]:
-    """What is judged: the sources, and their blend."""
-    return (*sources_of(settings), C.BLEND)
+    """What is judged: the sources, the models that learn from older folds, and what serves; of select folds the sources alone."""
+    if settings.folds.purpose == "select":
+        return sources_of(settings)
+    return (*sources_of(settings), C.BLEND, *settings.ranker.models, C.SERVED)
 
 
 @contextmanager
@@ -84,13 +87,16 @@ def candidates_of(
 ) -> DataFrame:
     """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
 
-    They must be written while the ``folder`` lives: the items lie in it.
+    They must be written while the ``folder`` lives: the items lie in it. In scopes that are only judged, the lists are no longer
+    than what is judged.
     """
     generate = GENERATORS.get(source, _factors)
+    serves = F.col(C.SCOPE) == settings.ranking.scope
+    is_kept = serves | (F.col(C.RANK) <= max(settings.evaluation.ks))
     rows = [
-        generate(Given(source, tables, users[fold], eligible, fold, settings, folder)).select(
-            F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*"
-        )
+        generate(Given(source, tables, users[fold], eligible, fold, settings, folder))
+        .where(is_kept)
+        .select(F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*")
         for fold in users
     ]
     return reduce(DataFrame.unionByName, rows)
@@ -165,6 +171,20 @@ def _transitions(given: Given) -> DataFrame:
     )
 
 
+def _als_trend(given: Given) -> DataFrame:
+    interactions, settings = given.read("interactions"), given.settings
+    return als_trend.als_trend_candidates(
+        given.users,
+        given.eligible,
+        given.tables.read("vectors"),
+        interactions,
+        settings.trend,
+        given.fold,
+        settings.ranking,
+        given.folder,
+    )
+
+
 def _factors(given: Given) -> DataFrame:
     vectors, ranking = given.tables.read("vectors"), given.settings.ranking
     return factor_candidates(
@@ -181,6 +201,7 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     ease.SOURCE: _ease,
     ease_categories.SOURCE: _ease_categories,
     transitions.SOURCE: _transitions,
+    als_trend.SOURCE: _als_trend,
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""
 

@@ -3,12 +3,13 @@
 score(u, i) = sum_s w_s / (c + rank_s(u, i)), over the sources s that propose i to u (Cormack, Clarke and Buettcher 2009,
 with weights); ties by item index. Popularity's weight is at least a millionth, so that every user gets a list. The weights
 are the point of a grid on the simplex with the highest mean NDCG@10 on the scope's cross-category targets of the select
-folds, over their users with targets; all points are judged in one pass.
+folds before the one that is blended (rolling origin), over their users with targets; all points are judged in one pass.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -33,8 +34,13 @@ CUT_OFF = 10
 LEAST_POPULARITY = 1e-6
 """Popularity's least weight: it breaks ties, and fills the lists of users whom no model knows."""
 
-_SUM_SCHEMA = f"{C.SCOPE} string, point int, {C.NDCG} double, {C.NUM_USERS} bigint"
-_SUM_ARROW = pa.schema({C.SCOPE: pa.string(), "point": pa.int32(), C.NDCG: pa.float64(), C.NUM_USERS: pa.int64()})
+MOST_PARTS, MOST_POINTS = 10, 1001
+"""Bounds of the grid: tenths, and as many points as five sources have then."""
+
+_SUM_SCHEMA = f"{C.FOLD} string, {C.SCOPE} string, point int, {C.NDCG} double, {C.NUM_USERS} bigint"
+_SUM_ARROW = pa.schema(
+    {C.FOLD: pa.string(), C.SCOPE: pa.string(), "point": pa.int32(), C.NDCG: pa.float64(), C.NUM_USERS: pa.int64()}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +58,37 @@ class Choice:
     """The same of popularity alone."""
 
 
-def weight_grid(num_sources: int, step: float) -> Array:
-    """Matrix (points, sources): all weights that are multiples of the step and add up to 1, the first source's largest first."""
-    parts = round(1 / step)
+def weight_grid(num_sources: int, parts: int) -> Array:
+    """Matrix (points, sources): all multiples of 1 / parts that add up to 1, the first source's largest first.
+
+    >>> weight_grid(2, 2).tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    """
     bars = itertools.combinations(range(parts + num_sources - 1), num_sources - 1)
     points = [np.diff([-1, *bar, parts + num_sources - 1]) - 1 for bar in bars]
     return np.array(sorted(map(tuple, points), reverse=True), dtype=np.float64) / parts
 
 
+def parts_for(num_sources: int) -> int:
+    """The finest grid, of tenths or coarser, whose points can be judged in one pass.
+
+    >>> parts_for(4), parts_for(8)
+    (10, 5)
+    """
+    finest = range(MOST_PARTS, 1, -1)
+    few = (parts for parts in finest if math.comb(parts + num_sources - 1, num_sources - 1) <= MOST_POINTS)
+    return next(few, 1)
+
+
 def choose_weights(
-    candidates: DataFrame, targets: DataFrame, ranking: Ranking, *, scopes: Sequence[str], folds: Sequence[str]
-) -> list[Choice]:
-    """The weights of each scope, chosen on the folds named; popularity alone where they hold no target.
+    candidates: DataFrame,
+    targets: DataFrame,
+    ranking: Ranking,
+    *,
+    scopes: Sequence[str],
+    folds: Mapping[str, Sequence[str]],
+) -> dict[str, list[Choice]]:
+    """The weights of each fold and scope, chosen on older folds; popularity alone where these hold no target.
 
     Parameters
     ----------
@@ -72,13 +97,14 @@ def choose_weights(
     scopes
         The scopes that have lists.
     folds
-        Names of the select folds; their users with targets are pooled.
+        For the name of each fold that is blended the select folds that choose; their users with targets are pooled.
     """
     sources, grid = _grid_of(ranking)
     applied = _at_least(grid)
-    picked = candidates.where(F.col(C.FOLD).isin(*folds) & F.col(C.SOURCE).isin(*sources))
+    select = sorted(set().union(*folds.values()))
+    picked = candidates.where(F.col(C.FOLD).isin(*select) & F.col(C.SOURCE).isin(*sources))
     judged = spread(
-        _user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*folds)), scopes), sources), C.USER_IDX
+        _user_rows(picked, _target_rows(targets.where(F.col(C.FOLD).isin(*select)), scopes), sources), C.USER_IDX
     )
     constant = ranking.fusion_constant
 
@@ -86,22 +112,34 @@ def choose_weights(
         for batch in batches:
             yield _judge_batch(batch, applied, constant)
 
-    means = (
+    sums = (
         judged.mapInArrow(run, _SUM_SCHEMA)
-        .groupBy(C.SCOPE, "point")
-        .agg((F.sum(C.NDCG) / F.sum(C.NUM_USERS)).alias(C.NDCG))
+        .groupBy(C.FOLD, C.SCOPE, "point")
+        .agg(F.sum(C.NDCG).alias(C.NDCG), F.sum(C.NUM_USERS).alias(C.NUM_USERS))
         .collect()
     )
-    return [
-        _choose(scope, {row["point"]: row[C.NDCG] for row in means if row[C.SCOPE] == scope}, sources, grid, folds)
-        for scope in scopes
-    ]
+    choices = {}
+    for fold, older in folds.items():
+        means = {
+            scope: _means([row for row in sums if row[C.SCOPE] == scope and row[C.FOLD] in older]) for scope in scopes
+        }
+        choices[fold] = [_choose(scope, means[scope], sources, grid, older) for scope in scopes]
+    return choices
+
+
+def _means(sums: Sequence[Row]) -> dict[int, float]:
+    """Each point's mean NDCG over the users of several folds; the folds are added in order, so that the sum is always the same."""
+    totals: dict[int, tuple[float, int]] = {}
+    for row in sorted(sums, key=lambda row: row[C.FOLD]):
+        ndcg, num_users = totals.get(row["point"], (0.0, 0))
+        totals[row["point"]] = (ndcg + row[C.NDCG], num_users + row[C.NUM_USERS])
+    return {point: ndcg / num_users for point, (ndcg, num_users) in totals.items()}
 
 
 def _grid_of(ranking: Ranking) -> tuple[tuple[str, ...], Array]:
     """The sources, popularity first (so that it wins ties), and the grid of their weights."""
     sources = tuple(sorted(set(ranking.sources) | {C.POPULARITY}, key=[C.POPULARITY, *ranking.sources].index))
-    return sources, weight_grid(len(sources), float(ranking.weight_step))
+    return sources, weight_grid(len(sources), ranking.weight_parts or parts_for(len(sources)))
 
 
 def _at_least(grid: Array) -> Array:
@@ -150,6 +188,7 @@ def _user_rows(candidates: DataFrame, targets: DataFrame, sources: Sequence[str]
     )
     lists = proposed.groupBy(C.FOLD, C.SCOPE, C.USER_IDX).agg(F.collect_list("proposal").alias("proposals"))
     return targets.join(lists, [C.FOLD, C.SCOPE, C.USER_IDX], how="left").select(
+        C.FOLD,
         C.SCOPE,
         C.USER_IDX,
         "targets",
@@ -161,18 +200,19 @@ def _user_rows(candidates: DataFrame, targets: DataFrame, sources: Sequence[str]
 
 
 def _judge_batch(batch: pa.RecordBatch, grid: Array, constant: float) -> pa.RecordBatch:
-    """A batch of users to the sum of the NDCG of each scope and grid point, and the number of its users."""
-    scopes = batch.column(C.SCOPE).to_pylist()
+    """A batch of users to the sum of the NDCG of each fold, scope and grid point, and the number of its users."""
+    kinds = list(zip(batch.column(C.FOLD).to_pylist(), batch.column(C.SCOPE).to_pylist(), strict=True))
     lists = [batch.column(name) for name in ("targets", C.ITEM_IDX, "source_code", C.RANK)]
-    held = sorted(set(scopes))
-    totals = {scope: np.zeros(len(grid)) for scope in held}
-    for row, scope in enumerate(scopes):
-        totals[scope] += judge_user(*[values[row].values.to_numpy() for values in lists], grid=grid, constant=constant)
+    held = sorted(set(kinds))
+    totals = {kind: np.zeros(len(grid)) for kind in held}
+    for row, kind in enumerate(kinds):
+        totals[kind] += judge_user(*[values[row].values.to_numpy() for values in lists], grid=grid, constant=constant)
     arrays = [
-        pa.array(np.repeat(held, len(grid)), type=pa.string()),
+        pa.array(np.repeat([fold for fold, _ in held], len(grid)), type=pa.string()),
+        pa.array(np.repeat([scope for _, scope in held], len(grid)), type=pa.string()),
         pa.array(np.tile(np.arange(len(grid), dtype=np.int32), len(held))),
-        pa.array(np.concatenate([totals[scope] for scope in held])),
-        pa.array(np.repeat([scopes.count(scope) for scope in held], len(grid))),
+        pa.array(np.concatenate([totals[kind] for kind in held])),
+        pa.array(np.repeat([kinds.count(kind) for kind in held], len(grid))),
     ]
     return pa.record_batch(arrays, schema=_SUM_ARROW)
 
@@ -245,10 +285,11 @@ def blend(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking, *,
     )
 
 
-def choice_rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
-    """Choices to rows of ``blend_weights``."""
+def choice_rows(fold: str, choices: Sequence[Choice]) -> list[dict[str, object]]:
+    """A fold's choices to rows of ``blend_weights``."""
     return [
         {
+            C.FOLD: fold,
             C.SCOPE: choice.scope,
             C.SOURCE: source,
             C.WEIGHT: weight,
@@ -262,7 +303,7 @@ def choice_rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
 
 
 def read_choices(blend_weights: DataFrame, ranking: Ranking) -> list[Choice]:
-    """Rows of ``blend_weights`` to the choices that made them, sources in the order in which they are added."""
+    """A fold's rows of ``blend_weights`` to the choices that made them, sources in the order in which they are added."""
     rows = blend_weights.collect()
     held = {row[C.SOURCE] for row in rows}
     known = [source for source in _grid_of(ranking)[0] if source in held]

@@ -122,6 +122,8 @@ class Facts:
     looks: Sequence[Row] = ()
     trials: Sequence[Row] = ()
     blend: Sequence[Row] = ()
+    serving: Sequence[Row] = ()
+    """Rows of ``serving_models`` of the fold and scope, the best first; one is chosen."""
     stages: Sequence[StageRun] = ()
     versions: Mapping[str, int] | None = None
     packages: Mapping[str, str] | None = None

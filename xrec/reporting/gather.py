@@ -40,6 +40,7 @@ _READ = (
     "looks",
     "trials",
     "blend_weights",
+    "serving_models",
 )
 """Tables that a run may lack."""
 _PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "torch", "horovod", "petastorm", "matplotlib", "jinja2")
@@ -53,8 +54,9 @@ def gather(context: StageContext) -> Facts:
     run_id = runs["evaluate"].run_id if "evaluate" in runs else ""
     k = settings.evaluation.ks[0]
     metrics = _metrics(tables, fold, k, run_id) if "metrics" in there else []
-    blend = _blend(tables) if "blend_weights" in there else []
-    served = C.BLEND if blend and fold.purpose != "select" else ""
+    blend = _blend(tables, fold) if "blend_weights" in there else []
+    serving = _serving(tables, settings, fold) if "serving_models" in there else []
+    served = C.SERVED if serving else ""
     models = {row[C.MODEL] for row in metrics}
     model = next((name for name in (served, "als", *sorted(models)) if name in models), None)
     found = {
@@ -78,6 +80,7 @@ def gather(context: StageContext) -> Facts:
         missing=_missing(settings, fold, metrics, found),
         metrics=metrics,
         blend=blend,
+        serving=serving,
         stages=[runs[name] for name in STAGE_NAMES if name in runs],
         versions=_versions(tables, runs),
         packages=_packages(),
@@ -185,8 +188,15 @@ def _metrics(tables: Tables, fold: Fold, k: int, run_id: str) -> list[Row]:
     return whole + [row for row in found if row[C.FOLD] == fold.name and row[C.METRIC] not in known]
 
 
-def _blend(tables: Tables) -> list[Row]:
-    return sorted(tables.read("blend_weights").collect(), key=lambda row: (row[C.SCOPE] != "touched", -row[C.WEIGHT]))
+def _blend(tables: Tables, fold: Fold) -> list[Row]:
+    rows = tables.read("blend_weights", fold=fold.name).collect()
+    return sorted(rows, key=lambda row: (row[C.SCOPE] != "touched", -row[C.WEIGHT]))
+
+
+def _serving(tables: Tables, settings: Settings, fold: Fold) -> list[Row]:
+    """The models that could serve the fold, the best first."""
+    rows = tables.read("serving_models", fold=fold.name, scope=settings.ranking.scope).collect()
+    return sorted(rows, key=lambda row: (-(row[C.NDCG] or 0.0), row[C.MODEL]))
 
 
 def _flows(tables: Tables, settings: Settings, fold: Fold, run_id: str, model: str) -> Flows | None:

@@ -15,7 +15,7 @@ from xrec.reporting.drawing import SERIES, Figure
 from xrec.reporting.facts import Facts
 from xrec.reporting.figures import draw_cleaning, draw_flows, draw_shares, draw_trainings
 from xrec.reporting.model_figures import draw_beyond, draw_models
-from xrec.reporting.words import difference, find, headline, models_in, name_slice, slices_in, value_of
+from xrec.reporting.words import against_single, difference, find, headline, models_in, name_slice, slices_in, value_of
 
 _PIXELS_AN_INCH = 88
 """The drawings' text is then as large as the page's small text."""
@@ -146,6 +146,18 @@ def _metric_tables(facts: Facts) -> list[Table]:
 def _choice_tables(facts: Facts) -> list[Table]:
     tables: list[Table] = []
     rows: list[Sequence[str]]
+    if facts.serving:
+        rows = [
+            (
+                row[C.MODEL] + (" (serves)" if row[C.CHOSEN] else ""),
+                "-" if row[C.NDCG] is None else f"{row[C.NDCG]:.4f} [{row[C.LOW]:.4f}, {row[C.HIGH]:.4f}]",
+                against_single(row),
+                row[C.SELECTED_ON],
+            )
+            for row in facts.serving
+        ]
+        head = ("model", "NDCG@10 on older folds", f"beside {facts.serving[0][C.COMPARED_WITH]}", "folds")
+        tables.append(Table(title="What could serve", head=head, rows=rows))
     if facts.blend:
         rows = [(row[C.SCOPE], row[C.SOURCE], f"{row[C.WEIGHT]:.2g}", row[C.SELECTED_ON] or "-") for row in facts.blend]
         tables.append(Table(title="Weights of the blend", head=("scope", "source", "weight", "chosen on"), rows=rows))

@@ -40,7 +40,7 @@ def slices_in(rows: Sequence[Row], scope: str) -> list[str]:
 
 def models_in(rows: Sequence[Row]) -> list[str]:
     """The models of rows of ``metrics``: popularity first, what serves last."""
-    return sorted({row[C.MODEL] for row in rows}, key=lambda name: (name != BASELINE, name == C.BLEND, name))
+    return sorted({row[C.MODEL] for row in rows}, key=lambda name: (name != BASELINE, name == C.SERVED, name))
 
 
 def verdict(row: Row) -> str:
@@ -85,12 +85,10 @@ def headline(facts: Facts) -> list[str]:
     where = name_slice(facts.scope)
     rows = find(facts.metrics, HEADLINE, facts.scope)
     row = next((row for row in rows if row[C.MODEL] == facts.served), None)
-    weights = [
-        f"{one[C.SOURCE]} {one[C.WEIGHT]:.2g}" for one in facts.blend if one[C.SCOPE] == facts.scope and one[C.WEIGHT]
-    ]
+    chosen = next((one for one in facts.serving if one[C.CHOSEN]), None)
     lines = [
-        f"The blend serves ({', '.join(weights)}), {where}."
-        if facts.served
+        f"{_serves(chosen)}, {where}. {_why(chosen, facts)}"
+        if chosen is not None
         else f"Nothing serves from these folds; lists are judged {where}."
     ]
     if not rows:
@@ -104,6 +102,34 @@ def headline(facts: Facts) -> list[str]:
     if facts.is_select:
         lines.append("These folds choose settings: none of the figures is one to report.")
     return lines
+
+
+def _serves(chosen: Row) -> str:
+    return f"What serves is {chosen[C.MODEL]}"
+
+
+def _why(chosen: Row, facts: Facts) -> str:
+    """Why it serves: its evidence on older folds."""
+    if chosen[C.NDCG] is None:
+        return f"Nothing could be compared on older folds: {chosen[C.SELECTED_ON]}."
+    if not chosen[C.LEARNS]:
+        learning = [one[C.MODEL] for one in facts.serving if one[C.LEARNS]]
+        not_better = f"; none of {', '.join(sorted(learning))} is better for sure" if learning else ""
+        return f"It is the best single source on older folds{not_better}."
+    return f"On older folds it is better than the best single source: {against_single(chosen)} vs {chosen[C.COMPARED_WITH]}."
+
+
+def against_single(row: Row) -> str:
+    """A row of ``serving_models`` beside the best single source, in per cent, with its adjusted interval."""
+    if row[C.MODEL] == row[C.COMPARED_WITH] or row[C.NDCG] is None:
+        return "-"
+    values = [row[name] for name in (C.DIFFERENCE, C.ADJUSTED_LOW, C.ADJUSTED_HIGH)]
+    base = row[C.NDCG] - row[C.DIFFERENCE]
+    if base <= 0:
+        mid, low, high = (f"{value:+.4f}" for value in values)
+        return f"{mid} [{low}, {high}]"
+    mid, low, high = (f"{100 * value / base:+.1f}" for value in values)
+    return f"{mid} % [{low}, {high}]"
 
 
 def _judged(row: Row, k: int) -> str:

@@ -44,7 +44,9 @@ def compare(
     run = replace(run, run_id=run.run_id or new_run_id(settings))
     if first is None:
         first = "fold" if run.context().tables.exists("users") else "ingest"
-    left_out = {"recommend", "report"} if is_final else {"recommend", "blend", "report"}
+    left_out = {"recommend", "publish", "report"}
+    if not is_final:
+        left_out |= {"blend", "train_rankers", "choose"}
     stages = [stage for stage in select_stages(first, None, [], settings.ranking.sources) if stage.name not in left_out]
     run.console.print(
         f"xrec: {', '.join(settings.ranking.sources)} on the {purpose} fold{'s' if not is_final else ''}, stages "

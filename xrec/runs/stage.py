@@ -25,6 +25,7 @@ from xrec import columns as C
 from xrec.config import Settings, SettingsError, add_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
 from xrec.experiments.exposures import read_exposures
+from xrec.logrules.identity import persons_opted_out
 from xrec.runs.ledger import StageRun, record
 from xrec.runs.progress import StageProgress, build_console
 from xrec.runs.stages import STAGE_NAMES
@@ -86,6 +87,16 @@ class StageContext:
         items = self.tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
         events = self.tables.read("judged_events").drop(C.VERSIONS)
         return events.join(users, C.USER_ID, how="inner").join(items, C.ITEM_ID, how="inner")
+
+    def users_served(self) -> DataFrame:
+        """Rows of ``users`` without those who opted out, also since the candidates were made."""
+        tables = self.tables
+        users = tables.read("users")
+        if not tables.exists("opt_outs"):
+            return users
+        identities = tables.read("identities") if tables.exists("identities") else None
+        left_out = persons_opted_out(tables.read("opt_outs"), identities, self.settings)
+        return users.join(left_out.select(C.USER_ID), C.USER_ID, how="left_anti")
 
     def indexed_exposures(self) -> DataFrame:
         """Exposures that have an item, of those who did not opt out, with ``user_idx`` and ``item_idx``; once each."""

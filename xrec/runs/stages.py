@@ -50,7 +50,9 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("judged_events", "items", "users", "value_limits"),
         writes=("training_events", "balance_report"),
     ),
-    StageInfo(name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",), serves=("als",)),
+    StageInfo(
+        name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",), serves=("als", "als_trend")
+    ),
     StageInfo(
         name="export_sequences",
         does="export windows for torch",
@@ -83,21 +85,48 @@ STAGES: tuple[StageInfo, ...] = (
     ),
     StageInfo(
         name="blend",
-        does="choose weights on the select fold, and blend",
+        does="choose weights on the select folds, and blend",
         reads=("candidates", "targets"),
         writes=("blend_weights", "candidates"),
     ),
     StageInfo(
+        name="train_rankers",
+        does="learn which candidates are bought",
+        reads=("candidates", "targets", "interactions", "user_categories", "items"),
+        writes=("candidates",),
+    ),
+    StageInfo(
+        name="choose",
+        does="choose what serves",
+        reads=("candidates", "targets", "interactions", "blend_weights"),
+        writes=("serving_models", "candidates"),
+    ),
+    StageInfo(
         name="recommend",
         does="write the lists",
-        reads=("judged_events", "candidates", "blend_weights", "items", "users", "user_categories", "interactions"),
-        writes=("recommendations",),
+        reads=(
+            "judged_events",
+            "candidates",
+            "blend_weights",
+            "serving_models",
+            "items",
+            "users",
+            "user_categories",
+            "interactions",
+        ),
+        writes=("staged_recommendations",),
     ),
     StageInfo(
         name="evaluate",
         does="judge every source",
-        reads=("candidates", "targets", "items", "interactions", "user_categories"),
+        reads=("candidates", "targets", "items", "interactions", "user_categories", "staged_recommendations"),
         writes=("metrics", "category_flow", "looks"),
+    ),
+    StageInfo(
+        name="publish",
+        does="check the lists, and let them out",
+        reads=("staged_recommendations", "recommendations", "candidates", "targets", "interactions", "serving_models"),
+        writes=("recommendations",),
     ),
     StageInfo(
         name="report",

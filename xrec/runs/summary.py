@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -102,8 +102,16 @@ def print_models(console: Console, context: StageContext, run_id: str) -> None:
         console.print(grid)
     others = sorted({row[C.SLICE] for row in metrics} - set(SCOPES))
     console.print(f"the table metrics has every cut-off and interval, and the slices {', '.join(others) or '(none)'}")
-    if looks := newest_runs(context.tables)["evaluate"].figures.get("looks"):
+    runs = newest_runs(context.tables)
+    if "choose" in runs and runs["choose"].run_id == run_id:
+        for scope, serving in _prefixed(runs["choose"].figures, "serves_"):
+            console.print(f"what serves outside {scope} categories: {serving}")
+    if looks := runs["evaluate"].figures.get("looks"):
         console.print(f"looks at the test data: {looks}")
+
+
+def _prefixed(figures: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    return ((name.removeprefix(prefix), value) for name, value in figures.items() if name.startswith(prefix))
 
 
 def _headline(head: Row | None) -> tuple[str, str]:

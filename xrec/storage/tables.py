@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import reduce
 from typing import Any
 
@@ -27,12 +29,23 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES")
 _RECENT = 50
 """Commits among which there is one that is no maintenance."""
+_MOST_VERSIONS = 1000
 _GONE = "is_gone"
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 class MissingTableError(ValueError):
     """A table that an earlier stage makes is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableVersion:
+    """A version of a table."""
+
+    number: int
+    written: datetime
+    """When, in UTC."""
+    operation: str
 
 
 class Tables:
@@ -77,6 +90,34 @@ class Tables:
         row = self._delta_table(name).history(1).select("version").first()
         assert row is not None
         return int(row[0])
+
+    def versions(self, name: str) -> list[TableVersion]:
+        """The versions of a table that its log still has, newest first: at most a thousand."""
+        self.version(name)
+        rows = self._delta_table(name).history(_MOST_VERSIONS).select("version", "timestamp", "operation").collect()
+        return [TableVersion(number=row[0], written=row[1], operation=row[2]) for row in rows]
+
+    def restore(self, name: str, version: int) -> int:
+        """Make the rows of an earlier version those that readers get, as a new version, whose number is returned.
+
+        Raises
+        ------
+        MissingTableError
+            The table has no such version, or its files were vacuumed.
+        """
+        newest = self.version(name)
+        if not 0 <= version <= newest:
+            raise MissingTableError(
+                f"table '{name}' at {self.location(name)}: found versions 0 to {newest}, expected {version} among them"
+            )
+        try:
+            self._delta_table(name).restoreToVersion(version)
+        except (PySparkException, Py4JJavaError) as error:
+            raise MissingTableError(
+                f"table '{name}' at {self.location(name)}: version {version} cannot be restored, its files or its log are gone "
+                f"(storage.retention_days: {self.storage.retention_days}); choose a newer version"
+            ) from error
+        return self.version(name)
 
     def read(self, name: str, *, version: int | None = None, **owned: str) -> DataFrame:
         """Rows of a table at one version (default: the newest at the first read), of these owners."""

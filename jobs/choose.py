@@ -1,0 +1,69 @@
+"""choose: which model serves, by its lists in the select folds, and that model's lists as those that are served.
+
+./spark-submit.sh jobs/choose.py --set ranking.scope=home
+"""
+
+from functools import reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.evaluation.folds import select_folds_before
+from xrec.features.buyers import num_buyers_of
+from xrec.generators.sources import sources_of
+from xrec.ranking.blend import SOURCE as BLEND
+from xrec.ranking.blend import read_choices
+from xrec.ranking.serving import JudgedFold, choose_model, describe_serving, served_lists, serving_rows
+from xrec.runs.stage import Figures, StageContext, main
+from xrec.storage.tables import rows_from
+
+
+def run(context: StageContext) -> Figures:
+    """Write ``serving_models``, and ``candidates`` of the source served of the judged folds, in the scope that serves."""
+    tables, settings, main_fold = context.tables, context.settings, context.main_fold
+    scope, sources = settings.ranking.scope, sources_of(settings)
+    select = select_folds_before(main_fold, context.folds)
+    candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
+    # What learns has no lists in the oldest fold; where that is the only one, single sources are compared there.
+    judged = select[1:] or select
+    serving = choose_model(
+        [
+            JudgedFold(
+                fold=fold,
+                candidates=candidates.where(F.col(C.FOLD) == fold.name),
+                targets=tables.read("targets", fold=fold.name),
+                buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
+            )
+            for fold in judged
+        ],
+        settings.evaluation,
+        singles=sources,
+        learning=(BLEND, *settings.ranker.models) if select[1:] else (),
+        scope=scope,
+        seed=settings.seed,
+    )
+    figures = describe_serving(serving)
+    for name, figure in figures.items():
+        context.say(f"{name}: {figure}")
+    tables.write("serving_models", rows_from(context.spark, "serving_models", serving_rows(main_fold.name, serving)))
+    longest = max(settings.ranking.top_k, *settings.evaluation.ks)
+    weights = tables.read("blend_weights")
+    lists = [
+        served_lists(
+            serving.model,
+            candidates.where(F.col(C.FOLD) == fold.name),
+            read_choices(weights.where(F.col(C.FOLD) == fold.name), settings.ranking),
+            settings,
+            sources,
+            k=longest,
+        )
+        for fold in context.judged_folds
+    ]
+    names = [fold.name for fold in context.judged_folds]
+    tables.write("candidates", reduce(DataFrame.unionByName, lists), fold=names, source=C.SERVED)
+    return figures
+
+
+if __name__ == "__main__":
+    main("choose", run)

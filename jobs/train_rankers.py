@@ -1,0 +1,51 @@
+"""train_rankers: learn from the select folds which candidates are bought, and rank those of every later fold.
+
+./spark-submit.sh jobs/train_rankers.py --set ranker.num_trees=200
+./spark-submit.sh jobs/train_rankers.py --set 'ranker.models=[logistic]'
+"""
+
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.evaluation.folds import select_folds_before
+from xrec.generators.sources import sources_of
+from xrec.ranking.features import FoldFacts, feature_rows
+from xrec.ranking.rankers import rank_folds
+from xrec.runs.stage import Figures, StageContext, main
+from xrec.storage.files import absolute
+from xrec.storage.shared import shared_folder
+
+
+def run(context: StageContext) -> Figures:
+    """Write ``candidates`` of each ranker, in the scope that serves, of all folds that have an older select fold."""
+    tables, settings = context.tables, context.settings
+    older = {fold: select_folds_before(fold, context.folds) for fold in context.folds}
+    learned_from = {fold: known for fold, known in older.items() if known}
+    models = settings.ranker.models
+    if not learned_from or not models:
+        return {"rankers": "none (ranker.models is empty)" if not models else "none (no select fold to learn from)"}
+    sources, in_scope = sources_of(settings), F.col(C.SCOPE) == settings.ranking.scope
+    longest = max(settings.ranking.top_k, *settings.evaluation.ks)
+    place = f"{absolute(settings.storage.artifacts_root)}/shared/rankers-{context.main_fold.name}"
+    with shared_folder(place) as folder:
+        features = {}
+        for fold in context.folds:
+            facts = FoldFacts(
+                fold=fold,
+                interactions=tables.read("interactions", fold=fold.name),
+                user_categories=tables.read("user_categories", fold=fold.name),
+                items=tables.read("items"),
+            )
+            candidates = tables.read("candidates", fold=fold.name).where(in_scope)
+            features[fold] = folder.keep(feature_rows(candidates, facts, sources, settings.ranking))
+            context.say(f"{fold.name}: features done")
+        lists = rank_folds(features, tables.read("targets"), learned_from, sources, settings, folder, k=longest)
+        tables.write("candidates", lists, fold=[fold.name for fold in learned_from], source=list(models))
+    return {
+        "rankers": ", ".join(models),
+        "learned_from": ", ".join(fold.name for fold in learned_from.get(context.main_fold, [])),
+    }
+
+
+if __name__ == "__main__":
+    main("train_rankers", run)

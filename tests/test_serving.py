@@ -1,0 +1,255 @@
+"""Rankers and the choice of what serves: features against a naive version, what is learned from what, and what decides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from xrec import columns as C
+from xrec.config import Evaluation, Ranking, Settings, load_settings
+from xrec.evaluation.folds import Fold
+from xrec.ranking.blend import Choice
+from xrec.ranking.features import FoldFacts, feature_names, feature_rows
+from xrec.ranking.rankers import rank_folds
+from xrec.ranking.serving import JudgedFold, ServingError, choose_model, contributing, read_model, serving_rows
+from xrec.schemas import TABLES
+from xrec.storage.shared import SharedFolder
+from xrec.storage.tables import rows_from
+
+pytestmark = pytest.mark.spark
+
+SOURCES = ("popularity", "als")
+CANDIDATES = TABLES["candidates"].columns
+TARGETS = TABLES["targets"].columns
+NUM_USERS, NUM_ITEMS = 60, 30
+
+
+def fold(number: int, purpose: Any = "select") -> Fold:
+    as_of = datetime(2024, 1, 1, tzinfo=timezone.utc) + timedelta(days=30 * number)
+    return Fold(name=f"{purpose}-{number}", purpose=purpose, as_of=as_of, horizon=timedelta(days=30))
+
+
+def target(one: Fold, user: int, item: int) -> tuple[Any, ...]:
+    return (one.name, user, item, "c", True, True, True, False, False, False)
+
+
+# --- features
+
+
+def test_features_equal_a_naive_version(spark: SparkSession) -> None:
+    one, drawn = fold(3), random.Random(5)
+    price = {item: drawn.choice([None, 1.0, 2.5]) for item in range(NUM_ITEMS)}
+    had = {(user, item) for user in range(9) for item in drawn.sample(range(NUM_ITEMS), 5)}
+    age = {pair: drawn.randrange(1, 60) for pair in had}
+    interactions = [
+        (one.name, u, i, 1.0, 2, one.as_of - timedelta(days=age[u, i]), i % 7 > 0, 2.0, price[i] and 2 * price[i], 0)
+        for u, i in sorted(had)
+    ]
+    mixes = [(one.name, u, f"c{c}", 1.0 + c, c > 0, True, False) for u in range(9) for c in range(3)]
+    items = [(f"i{i}", i, f"c{i % 4}") for i in range(NUM_ITEMS)]
+    lists = {(s, u): drawn.sample(range(NUM_ITEMS), 6) for s in SOURCES for u in range(9) if (s, u) != ("als", 8)}
+    score = {(s, u, i): 10.0 - n * (u + 1) for (s, u), found in lists.items() for n, i in enumerate(found)}
+    candidates = [
+        (one.name, s, "touched", u, i, score[s, u, i], n)
+        for (s, u), found in lists.items()
+        for n, i in enumerate(found, 1)
+    ]
+    facts = FoldFacts(
+        fold=one,
+        interactions=spark.createDataFrame(interactions, TABLES["interactions"].columns),
+        user_categories=spark.createDataFrame(mixes, TABLES["user_categories"].columns),
+        items=spark.createDataFrame(items, "item_id string, item_idx int, category string"),
+    )
+    ranking = Ranking(recent_days=28)
+    found = feature_rows(spark.createDataFrame(candidates, CANDIDATES), facts, SOURCES, ranking).toPandas()
+    assert list(found.columns[4:]) == feature_names(SOURCES)
+    assert {(row.user_idx, row.item_idx) for row in found.itertuples()} == {(u, i) for _, u, i in score}
+    votes = {
+        (u, i): sum(1 / (20 + lists[s, u].index(i) + 1) for s in SOURCES if i in lists.get((s, u), []))
+        for _, u, i in score
+    }
+    for row in found.itertuples():
+        user, item = row.user_idx, row.item_idx
+        buyers = [u for u, i in had if i == item and item % 7 > 0]
+        recent = [u for u in buyers if age[u, item] <= 28]
+        for source in SOURCES:
+            listed = lists.get((source, user), [])
+            rank = listed.index(item) + 1 if item in listed else np.nan
+            share = 1 - (rank - 1) / 5
+            np.testing.assert_allclose(getattr(row, f"rank_{source}"), rank)
+            np.testing.assert_allclose(getattr(row, f"score_{source}"), share, rtol=1e-5, atol=1e-6)
+        own = [price[i] for u, i in had if u == user]
+        paid, units = sum(2 * p for p in own if p), 2.0 * len(own)
+        expected = {
+            "num_sources": sum(item in lists.get((s, user), []) for s in SOURCES),
+            "votes": votes[user, item],
+            "category_votes": sum(v for (u, i), v in votes.items() if u == user and i % 4 == item % 4),
+            "category_share": (1 + item % 4) / 6 if item % 4 < 3 else np.nan,
+            "category_popularity": 0.0 if item % 4 in (1, 2) else np.nan,
+            "item_popularity": np.log(len(buyers) / 9) if buyers else np.nan,
+            "item_recent": np.log((len(recent) + 1) / 9) if buyers else np.nan,
+            "item_trend": len(recent) / len(buyers) if buyers else np.nan,
+            "item_price": np.log(price[item]) if buyers and price[item] else np.nan,
+            "user_items": np.log(5),
+            "user_categories": 2,
+            "user_price": np.log(paid / units) if paid else np.nan,
+            "user_days_away": min(age[u, i] for u, i in had if u == user),
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(getattr(row, name), value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+# --- what is learned
+
+
+def settings_of(tmp_path: Path, *overrides: str) -> Settings:
+    (tmp_path / "x.yaml").write_text(
+        f"storage: {{root: {tmp_path}}}\n"
+        "log: {file: {path: x, format: csv}, columns: {user_id: u, item_id: i, event_ts: t}}\n"
+        "catalogue: {category: c}\nranker: {num_trees: 30, learning_rate: 0.3, min_child_weight: 1.0, feature_share: 1.0}\n"
+    )
+    return load_settings([tmp_path / "x.yaml"], list(overrides))
+
+
+def learning_world(spark: SparkSession, folds: Sequence[Fold], seed: int) -> tuple[dict[Fold, DataFrame], list[Any]]:
+    """Features, of which the score of als says what is bought and the others nothing, and targets."""
+    drawn = np.random.default_rng(seed)
+    features, targets = {}, []
+    for one in folds:
+        names = feature_names(SOURCES)
+        frame = pd.DataFrame(drawn.normal(size=(NUM_USERS * 10, len(names))).astype(np.float32), columns=names)
+        frame["rank_popularity"] = np.where(drawn.random(len(frame)) < 0.5, np.nan, drawn.integers(1, 9, len(frame)))
+        keys = [(one.name, "touched", n // 10, n % 10) for n in range(len(frame))]
+        rows = [
+            (*key, *(None if np.isnan(x) else float(x) for x in values))
+            for key, values in zip(keys, frame.itertuples(index=False), strict=True)
+        ]
+        schema = "fold string, scope string, user_idx int, item_idx int, " + ", ".join(f"{n} float" for n in names)
+        features[one] = spark.createDataFrame(rows, schema)
+        chance = 1 / (1 + np.exp(-(3 * frame["score_als"] - 3)))
+        bought = drawn.random(len(frame)) < chance
+        targets += [target(one, n // 10, n % 10) for n in np.flatnonzero(bought).tolist()]
+    return features, targets
+
+
+def lists_of(rows: DataFrame) -> dict[tuple[Any, ...], list[int]]:
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row in sorted(rows.collect(), key=lambda row: row[C.RANK]):
+        found.setdefault((row[C.FOLD], row[C.SOURCE], row[C.USER_IDX]), []).append(row[C.ITEM_IDX])
+    return found
+
+
+def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession, tmp_path: Path) -> None:
+    folds = [fold(1), fold(2), fold(3, "test")]
+    features, targets = learning_world(spark, folds, 0)
+    learned_from = {folds[2]: folds[:2]}
+    settings = settings_of(tmp_path)
+
+    def ranked(rows: list[Any]) -> DataFrame:
+        known = spark.createDataFrame(rows, TARGETS)
+        return rank_folds(features, known, learned_from, SOURCES, settings, SharedFolder(str(tmp_path / "shared")), k=5)
+
+    found = ranked(targets)
+    assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]
+    lists = lists_of(found)
+    assert {key[:2] for key in lists} == {(folds[2].name, model) for model in ("logistic", "trees", "ensemble")}
+    wanted = {(name, user, item) for name, user, item, *_ in targets}
+    chance = len([one for one in wanted if one[0] == folds[2].name]) / (NUM_USERS * 10)
+    for model in ("logistic", "trees", "ensemble"):
+        first = [(folds[2].name, user, lists[folds[2].name, model, user][0]) in wanted for user in range(NUM_USERS)]
+        assert np.mean(first) > 2 * chance, model
+    # What is known of the judged folds alone, turned round, changes no list of theirs.
+    turned = [one for one in targets if one[0] != folds[2].name] + [
+        target(folds[2], user, item) for user in range(NUM_USERS) for item in (0, 1)
+    ]
+    assert lists_of(ranked(turned)) == lists
+    settings = settings_of(tmp_path, "ranker.models=[logistic]")
+    alone = lists_of(ranked(targets))
+    assert {key[1] for key in alone} == {"logistic"}
+    assert all(lists[key] == items for key, items in alone.items())
+
+
+# --- what serves
+
+
+def judged_world(spark: SparkSession, wins: Sequence[float], seed: int = 0) -> list[JudgedFold]:
+    """Folds in which a single source has the target first in 30 of 100 lists, popularity in 25, and a ranker as given."""
+    drawn, judged = random.Random(seed), []
+    for number, share in enumerate(wins):
+        one, candidates, targets = fold(number), [], []
+        for user in range(200):
+            item = drawn.randrange(10)
+            targets.append(target(one, user, item))
+            for source, chance in (("popularity", 0.25), ("als", 0.3), ("trees", share)):
+                first = item if drawn.random() < chance else 10 + drawn.randrange(10)
+                candidates.append((one.name, source, "touched", user, first, 1.0, 1))
+        judged.append(
+            JudgedFold(
+                fold=one,
+                candidates=spark.createDataFrame(candidates, CANDIDATES),
+                targets=spark.createDataFrame(targets, TARGETS),
+                buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
+            )
+        )
+    return judged
+
+
+SETTINGS = Evaluation(num_bootstrap=200)
+
+
+def choose(judged: Sequence[JudgedFold], learning: Sequence[str] = ("trees",)) -> Any:
+    return choose_model(judged, SETTINGS, singles=SOURCES, learning=learning, scope="touched", seed=1)
+
+
+def test_a_ranker_serves_only_where_it_wins_over_all_folds(spark: SparkSession) -> None:
+    good = choose(judged_world(spark, [0.5, 0.5, 0.5]))
+    assert (good.model, good.compared_with) == ("trees", "als")
+    assert good.selected_on == "select-0 select-1 select-2"
+    assert [one.model for one in good.evidence] == ["trees", "als", "popularity"]
+    assert good.evidence[0].num_users == 600
+    assert 0 < good.evidence[0].adjusted_low < good.evidence[0].difference < good.evidence[0].adjusted_high
+    # The last window alone says that the ranker wins; those before it say that it does not.
+    misleading = judged_world(spark, [0.1, 0.2, 0.5])
+    assert choose(misleading[-1:]).model == "trees"
+    refused = choose(misleading)
+    assert refused.model == "als"
+    (ranker,) = [one for one in refused.evidence if one.learns]
+    assert ranker.adjusted_low <= 0
+
+
+def test_without_evidence_popularity_serves(spark: SparkSession) -> None:
+    none = choose([])
+    assert (none.model, none.selected_on) == ("popularity", "none (no select fold)")
+    (row,) = serving_rows("test-1", none)
+    assert (row[C.MODEL], row[C.CHOSEN], row.get(C.NDCG)) == ("popularity", True, None)
+    empty = [
+        JudgedFold(
+            fold=fold(0),
+            candidates=judged_world(spark, [0.5])[0].candidates,
+            targets=spark.createDataFrame([], TARGETS),
+            buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
+        )
+    ]
+    assert choose(empty).selected_on == "none (no target in select-0)"
+
+
+def test_the_choice_is_read_back_and_a_missing_one_is_named(spark: SparkSession) -> None:
+    rows = rows_from(spark, "serving_models", serving_rows("test-1", choose(judged_world(spark, [0.5]))))
+    assert read_model(rows, "test-1", "touched") == "trees"
+    with pytest.raises(ServingError, match=r"no chosen model of fold 'test-1', scope 'home'.*stage choose"):
+        read_model(rows, "test-1", "home")
+
+
+def test_reasons_follow_what_contributed(tmp_path: Path) -> None:
+    settings, blended = settings_of(tmp_path), Choice(scope="touched", weights={"als": 1.0}, selected_on="s")
+    assert contributing("blend", [blended], settings, SOURCES) is blended
+    assert contributing("als", [blended], settings, SOURCES).weights == {"popularity": 0.0, "als": 1.0}
+    assert contributing("trees", [blended], settings, SOURCES).weights == {"popularity": 0.5, "als": 0.5}

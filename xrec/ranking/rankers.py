@@ -1,0 +1,169 @@
+"""Rankers that learn from older folds which candidates are bought, and give each candidate a probability.
+
+- logistic: a regression on the votes 1 / (c + rank) of the sources and the other features, what is missing counted as 0
+- trees: gradient-boosted trees (Chen, Guestrin 2016), which know missing from small
+- ensemble: the mean of the two log-odds
+
+A row is a candidate of a user with a target; its label is whether he bought it within the horizon. A ranker of a fold learns
+from the select folds before it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.config import Ranker, Ranking, Settings
+from xrec.evaluation.folds import Fold
+from xrec.evaluation.slices import scope_slice
+from xrec.ranking.features import feature_names, rank_of
+from xrec.storage.shared import SharedFolder
+
+LOGISTIC, TREES, ENSEMBLE = "logistic", "trees", "ensemble"
+_LABEL, _VECTOR, _PROBABILITY = "label", "features", "probability"
+_KEY = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
+_PARTS = 1 << 20
+
+
+def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share: float, seed: int) -> DataFrame:
+    """Feature rows of users with targets, with ``label``; of what was not bought a share, chosen by a hash of seed and key."""
+    bought = targets.where(scope_slice(scope).holds).select(C.FOLD, C.USER_IDX, C.ITEM_IDX)
+    users = bought.select(C.FOLD, C.USER_IDX).distinct()
+    labelled = features.join(users, [C.FOLD, C.USER_IDX], how="left_semi").join(
+        bought.withColumn(_LABEL, F.lit(1.0)), [C.FOLD, C.USER_IDX, C.ITEM_IDX], how="left"
+    )
+    drawn = F.pmod(F.xxhash64(F.lit(seed), *_KEY), F.lit(_PARTS)) < int(share * _PARTS)
+    return labelled.fillna(0.0, [_LABEL]).where((F.col(_LABEL) > 0) | drawn)
+
+
+def rank_folds(
+    features: Mapping[Fold, DataFrame],
+    targets: DataFrame,
+    learned_from: Mapping[Fold, Sequence[Fold]],
+    sources: Sequence[str],
+    settings: Settings,
+    folder: SharedFolder,
+    *,
+    k: int,
+) -> DataFrame:
+    """Each fold's K best candidates by each of ``ranker.models``: rows of ``candidates``, to be written while the ``folder`` lives.
+
+    Parameters
+    ----------
+    features
+        Each fold's rows of :func:`xrec.ranking.features.feature_rows`, of one scope: ``ranking.scope``.
+    targets
+        Rows of the table of this name.
+    learned_from
+        For each fold that is ranked the older folds that its rankers learn from.
+    """
+    ranker, ranking = settings.ranker, settings.ranking
+    ranked = []
+    for fold, older in learned_from.items():
+        known = reduce(DataFrame.unionByName, [features[one] for one in older])
+        rows = folder.keep(
+            training_rows(known, targets, scope=ranking.scope, share=ranker.negative_share, seed=settings.seed)
+        )
+        scored = features[fold]
+        if _is_wanted(LOGISTIC, ranker):
+            scored = _learn_logistic(rows, scored, sources, ranker, ranking)
+        if _is_wanted(TREES, ranker):
+            scored = _learn_trees(rows, scored, sources, ranker, seed=settings.seed)
+        ranked.append(_top_of(scored, ranker, k=k))
+    return reduce(DataFrame.unionByName, ranked)
+
+
+def _is_wanted(model: str, ranker: Ranker) -> bool:
+    return model in ranker.models or ENSEMBLE in ranker.models
+
+
+def _learn_logistic(
+    rows: DataFrame, features: DataFrame, sources: Sequence[str], ranker: Ranker, ranking: Ranking
+) -> DataFrame:
+    """The feature rows with the log-odds of a logistic regression on training rows."""
+    assembler = VectorAssembler(inputCols=[_linear(name) for name in feature_names(sources)], outputCol=_VECTOR)
+    regression = LogisticRegression(
+        featuresCol=_VECTOR,
+        labelCol=_LABEL,
+        probabilityCol=_PROBABILITY,
+        regParam=ranker.reg_param,
+        maxIter=ranker.max_iter,
+    )
+    prepared = _prepared(sources, ranking.fusion_constant)
+    fitted: Any = regression.fit(assembler.transform(rows.withColumns(prepared)))
+    scored: DataFrame = fitted.transform(assembler.transform(features.withColumns(prepared)))
+    return scored.select(*features.columns, _log_odds().alias(LOGISTIC))
+
+
+def _prepared(sources: Sequence[str], constant: float) -> dict[str, Column]:
+    """The features as a linear model can use them: ranks as votes, and 0 for what is missing."""
+    votes = {rank_of(source) for source in sources}
+    columns = {}
+    for name in feature_names(sources):
+        value = 1 / (F.col(name) + constant) if name in votes else F.col(name)
+        columns[_linear(name)] = F.coalesce(value.cast("double"), F.lit(0.0))
+    return columns
+
+
+def _linear(name: str) -> str:
+    return f"linear_{name}"
+
+
+def _learn_trees(
+    rows: DataFrame, features: DataFrame, sources: Sequence[str], ranker: Ranker, *, seed: int
+) -> DataFrame:
+    """The feature rows with the log-odds of boosted trees on training rows."""
+    from xgboost.spark import SparkXGBClassifier  # noqa: PLC0415 - it takes a second, and only trees need it
+
+    # It reports every phase of every fit as information.
+    logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
+    trees = SparkXGBClassifier(
+        features_col=feature_names(sources),
+        label_col=_LABEL,
+        probability_col=_PROBABILITY,
+        num_workers=ranker.num_workers,
+        n_estimators=ranker.num_trees,
+        max_depth=ranker.max_depth,
+        learning_rate=ranker.learning_rate,
+        subsample=ranker.row_share,
+        colsample_bytree=ranker.feature_share,
+        min_child_weight=ranker.min_child_weight,
+        reg_lambda=ranker.reg_lambda,
+        tree_method="hist",
+        random_state=seed % (1 << 31),
+        verbosity=0,
+        verbose=False,
+    )
+    # A worker's rows are those of its users, in order: the same on every run.
+    spread = rows.repartition(ranker.num_workers, C.USER_IDX).sortWithinPartitions(*_KEY)
+    scored: DataFrame = trees.fit(spread).transform(features)
+    return scored.select(*features.columns, _log_odds().alias(TREES))
+
+
+def _log_odds() -> Column:
+    probability = vector_to_array(F.col(_PROBABILITY))[1]
+    kept = F.greatest(F.least(probability, F.lit(1 - 1e-9)), F.lit(1e-9))
+    return F.ln(kept / (1 - kept))
+
+
+def _top_of(scored: DataFrame, ranker: Ranker, *, k: int) -> DataFrame:
+    """Rows with the log-odds of the models to rows of ``candidates``: each user's K best of each model, ties by item."""
+    score = {model: F.col(model) for model in (LOGISTIC, TREES) if _is_wanted(model, ranker)}
+    if ENSEMBLE in ranker.models:
+        score[ENSEMBLE] = (score[LOGISTIC] + score[TREES]) / 2
+    kinds = [
+        F.struct(F.lit(model).alias(C.SOURCE), score[model].cast("float").alias(C.SCORE)) for model in ranker.models
+    ]
+    rows = scored.select(*_KEY, F.inline(F.array(*kinds)))
+    best_first = Window.partitionBy(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
+    rows = rows.withColumn(C.RANK, F.row_number().over(best_first)).where(F.col(C.RANK) <= k)
+    return rows.select(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK)
