@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.categories import category_flow
 from xrec.evaluation.folds import Fold
+from xrec.evaluation.reliability import ece_of, reliability_of
 from xrec.evaluation.report import FoldRows, describe_metrics, judge
 from xrec.evaluation.stability import stability_of
 from xrec.features.buyers import num_buyers_of
@@ -20,7 +21,7 @@ from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``metrics`` and ``category_flow``: in a backtest not of select folds, because these have picked settings."""
+    """Write ``metrics``, ``reliability``, ``category_flow``: in a backtest not of select folds, which have picked settings."""
     tables, settings, fold, run_id = context.tables, context.settings, context.main_fold, context.run_id
     folds = [rows_of(context, fold) for fold in context.judged_folds]
     with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
@@ -38,6 +39,12 @@ def run(context: StageContext) -> Figures:
                     seed=settings.seed,
                 )
             )
+        if fold.has_targets:
+            bins = folder.keep(
+                reliability_of(folds[-1], settings.ranker.models, settings.ranking.scope, settings.evaluation)
+            )
+            tables.write("reliability", bins.withColumn(C.RUN_ID, F.lit(run_id)), run_id=run_id)
+            metrics = metrics.unionByName(ece_of(bins, settings.evaluation))
         tables.write("metrics", metrics.withColumn(C.RUN_ID, F.lit(run_id)), run_id=run_id)
     flow = category_flow(folds[-1], k=settings.evaluation.ks[0], run_id=run_id)
     tables.write("category_flow", flow, run_id=run_id)

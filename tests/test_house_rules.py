@@ -53,6 +53,7 @@ ALLOWED = {
     ("xrec/reporting/gather.py", "_cleaning", "collect"),
     ("xrec/reporting/gather.py", "_shares", "collect"),
     ("xrec/reporting/gather.py", "_metrics", "collect"),
+    ("xrec/reporting/gather.py", "_reliability", "collect"),
     ("xrec/reporting/gather.py", "_blend", "collect"),
     ("xrec/reporting/gather.py", "_serving", "collect"),
     ("xrec/reporting/gather.py", "_flows", "collect"),

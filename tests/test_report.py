@@ -112,6 +112,10 @@ def make_facts(**changes: Any) -> Facts:
             metric("popularity", "coverage", 0.1, **exposed),
             metric("served", "coverage", 0.2, **exposed),
         ],
+        reliability=[
+            Row(model="trees", bin=1, num_rows=99, num_users=9, predicted=0.02, observed=0.01, low=0.0, high=0.03),
+            Row(model="trees", bin=2, num_rows=99, num_users=9, predicted=0.05, observed=0.06, low=0.04, high=0.08),
+        ],
         flows=Flows(
             model="served",
             slice_name="touched",

@@ -161,6 +161,8 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]
     lists = lists_of(found)
     assert {key[:2] for key in lists} == {(folds[2].name, model) for model in ("logistic", "trees", "ensemble")}
+    scores = [row[C.SCORE] for row in found.collect()]
+    assert 0 < min(scores) < max(scores) < 1, "a score is a probability"
     wanted = {(name, user, item) for name, user, item, *_ in targets}
     chance = len([one for one in wanted if one[0] == folds[2].name]) / (NUM_USERS * 10)
     for model in ("logistic", "trees", "ensemble"):

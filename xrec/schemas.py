@@ -349,6 +349,21 @@ _TABLES = (
         made_by="evaluate",
     ),
     Table(
+        name="reliability",
+        row=(
+            "a bin of a model's listed rows by their score, which is a probability: its mean (predicted), and the share that was "
+            "bought (observed), with its interval"
+        ),
+        columns=(
+            "run_id string, fold string, model string, slice string, bin int, num_rows bigint, num_users bigint, "
+            "predicted double, observed double, low double, high double"
+        ),
+        key=(C.RUN_ID, C.FOLD, C.MODEL, C.SLICE, C.BIN),
+        partitions=(C.RUN_ID,),
+        owned_by=(C.RUN_ID,),
+        made_by="evaluate",
+    ),
+    Table(
         name="category_flow",
         row=(
             "a category of items and the users of a main category, by model and slice: pairs (user, item) that were shown up to "

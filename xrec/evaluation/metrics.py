@@ -214,11 +214,15 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
         F.sum(C.NUM_USERS).alias(C.NUM_USERS),
     )
     values = F.array(*[F.struct(F.lit(name).alias(C.METRIC), F.col(name).alias(C.VALUE)) for name in EXPOSURE])
-    bounds = (C.LOW, C.HIGH, C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH, C.ADJUSTED_LOW, C.ADJUSTED_HIGH)
-    no_interval = [F.lit(None).cast("double").alias(name) for name in bounds]
     flat = found.select(*_LISTS, C.K, C.NUM_USERS, F.inline(values))
     named = flat.withColumnsRenamed({C.SOURCE: C.MODEL, C.SCOPE: C.SLICE})
-    return named.select(C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K, C.VALUE, *no_interval, C.NUM_USERS)
+    return named.select(C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K, C.VALUE, *no_interval(), C.NUM_USERS)
+
+
+def no_interval() -> list[Column]:
+    """The columns of ``metrics`` that a figure without an interval leaves empty."""
+    bounds = (C.LOW, C.HIGH, C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH, C.ADJUSTED_LOW, C.ADJUSTED_HIGH)
+    return [F.lit(None).cast("double").alias(name) for name in bounds]
 
 
 def _sums(k: int) -> list[Column]:

@@ -5,7 +5,7 @@
 - ensemble: the mean of the two log-odds
 
 A row is a candidate of a user with a target; its label is whether he bought it within the horizon. A ranker of a fold learns
-from the select folds before it alone.
+from the select folds before it alone. The score that a candidate gets is the probability of its :mod:`xrec.ranking.calibration`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranker, Ranking, Settings
 from xrec.evaluation.folds import Fold
+from xrec.evaluation.reliability import LABEL
 from xrec.evaluation.slices import scope_slice
+from xrec.ranking.calibration import Calibration, fit_calibrations, with_probabilities
 from xrec.ranking.features import feature_names, rank_of
 from xrec.storage.shared import SharedFolder
 
 LOGISTIC, TREES, ENSEMBLE = "logistic", "trees", "ensemble"
-_LABEL, _VECTOR, _PROBABILITY = "label", "features", "probability"
+_VECTOR, _PROBABILITY = "features", "probability"
 _KEY = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
 _PARTS = 1 << 20
 
@@ -39,10 +41,10 @@ def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share:
     bought = targets.where(scope_slice(scope).holds).select(C.FOLD, C.USER_IDX, C.ITEM_IDX)
     users = bought.select(C.FOLD, C.USER_IDX).distinct()
     labelled = features.join(users, [C.FOLD, C.USER_IDX], how="left_semi").join(
-        bought.withColumn(_LABEL, F.lit(1.0)), [C.FOLD, C.USER_IDX, C.ITEM_IDX], how="left"
+        bought.withColumn(LABEL, F.lit(1.0)), [C.FOLD, C.USER_IDX, C.ITEM_IDX], how="left"
     )
     drawn = F.pmod(F.xxhash64(F.lit(seed), *_KEY), F.lit(_PARTS)) < int(share * _PARTS)
-    return labelled.fillna(0.0, [_LABEL]).where((F.col(_LABEL) > 0) | drawn)
+    return labelled.fillna(0.0, [LABEL]).where((F.col(LABEL) > 0) | drawn)
 
 
 def rank_folds(
@@ -57,6 +59,8 @@ def rank_folds(
 ) -> DataFrame:
     """Each fold's K best candidates by each of ``ranker.models``: rows of ``candidates``, to be written while the ``folder`` lives.
 
+    The score is the probability that the user buys the item within the horizon.
+
     Parameters
     ----------
     features
@@ -64,9 +68,11 @@ def rank_folds(
     targets
         Rows of the table of this name.
     learned_from
-        For each fold that is ranked the older folds that its rankers learn from.
+        For each fold that is ranked the older folds that its rankers learn from, oldest first, as are the folds.
     """
     ranker, ranking = settings.ranker, settings.ranking
+    by_sampling = dict.fromkeys(ranker.models, Calibration.of_sampling(ranker.negative_share))
+    lists: dict[Fold, DataFrame] = {}
     ranked = []
     for fold, older in learned_from.items():
         known = reduce(DataFrame.unionByName, [features[one] for one in older])
@@ -78,7 +84,10 @@ def rank_folds(
             scored = _learn_logistic(rows, scored, sources, ranker, ranking)
         if _is_wanted(TREES, ranker):
             scored = _learn_trees(rows, scored, sources, ranker, seed=settings.seed)
-        ranked.append(_top_of(scored, ranker, k=k))
+        lists[fold] = folder.keep(_top_of(scored, ranker, k=k))
+        newest = lists.get(older[-1])
+        fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
+        ranked.append(with_probabilities(lists[fold], by_sampling | fitted))
     return reduce(DataFrame.unionByName, ranked)
 
 
@@ -93,7 +102,7 @@ def _learn_logistic(
     assembler = VectorAssembler(inputCols=[_linear(name) for name in feature_names(sources)], outputCol=_VECTOR)
     regression = LogisticRegression(
         featuresCol=_VECTOR,
-        labelCol=_LABEL,
+        labelCol=LABEL,
         probabilityCol=_PROBABILITY,
         regParam=ranker.reg_param,
         maxIter=ranker.max_iter,
@@ -128,7 +137,7 @@ def _learn_trees(
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
     trees = SparkXGBClassifier(
         features_col=feature_names(sources),
-        label_col=_LABEL,
+        label_col=LABEL,
         probability_col=_PROBABILITY,
         num_workers=ranker.num_workers,
         n_estimators=ranker.num_trees,
@@ -156,7 +165,7 @@ def _log_odds() -> Column:
 
 
 def _top_of(scored: DataFrame, ranker: Ranker, *, k: int) -> DataFrame:
-    """Rows with the log-odds of the models to rows of ``candidates``: each user's K best of each model, ties by item."""
+    """Rows with the log-odds of the models to rows of ``candidates``, log-odds as score: each user's K best, ties by item."""
     score = {model: F.col(model) for model in (LOGISTIC, TREES) if _is_wanted(model, ranker)}
     if ENSEMBLE in ranker.models:
         score[ENSEMBLE] = (score[LOGISTIC] + score[TREES]) / 2

@@ -117,6 +117,8 @@ class Facts:
     trainings: Sequence[Training] = ()
     metrics: Sequence[Row] = ()
     """Rows of ``metrics`` at rank k: of all folds together, or where there was one, of it."""
+    reliability: Sequence[Row] = ()
+    """Rows of ``reliability`` of the judging run, by model, then bin."""
     flows: Flows | None = None
     customers: Sequence[Customer] = ()
     looks: Sequence[Row] = ()

@@ -35,6 +35,7 @@ _READ = (
     "accounts",
     "balance_report",
     "metrics",
+    "reliability",
     "category_flow",
     "recommendations",
     "looks",
@@ -79,6 +80,7 @@ def gather(context: StageContext) -> Facts:
         k=k,
         missing=_missing(settings, fold, metrics, found),
         metrics=metrics,
+        reliability=_reliability(tables, fold, run_id) if "reliability" in there else [],
         blend=blend,
         serving=serving,
         stages=[runs[name] for name in STAGE_NAMES if name in runs],
@@ -186,6 +188,11 @@ def _metrics(tables: Tables, fold: Fold, k: int, run_id: str) -> list[Row]:
     whole = of_one_fold(found, fold.name)
     known = {row[C.METRIC] for row in whole}
     return whole + [row for row in found if row[C.FOLD] == fold.name and row[C.METRIC] not in known]
+
+
+def _reliability(tables: Tables, fold: Fold, run_id: str) -> list[Row]:
+    rows = tables.read("reliability", run_id=run_id).where(F.col(C.FOLD) == fold.name).collect()
+    return sorted(rows, key=lambda row: (row[C.MODEL], row[C.BIN]))
 
 
 def _blend(tables: Tables, fold: Fold) -> list[Row]:

@@ -9,9 +9,21 @@ from pyspark.sql import Row
 
 from xrec import columns as C
 from xrec.evaluation.report import HEADLINE
-from xrec.reporting.drawing import HALF, INK, LINE, PAPER, SERIES, Figure, canvas, name_places, to_svg
+from xrec.reporting.drawing import (
+    DASHES,
+    HALF,
+    INK,
+    LINE,
+    MARKERS,
+    PAPER,
+    SERIES,
+    Figure,
+    canvas,
+    name_places,
+    to_svg,
+)
 from xrec.reporting.facts import Facts
-from xrec.reporting.words import BASELINE, UNSURE, difference, find, name_slice, slices_in, value_of, verdict
+from xrec.reporting.words import BASELINE, UNSURE, difference, find, models_in, name_slice, slices_in, value_of, verdict
 
 _BEYOND = {
     "coverage": ("Coverage", "distinct items shown, of all recommendable items", True),
@@ -68,6 +80,63 @@ def _draw_slice(rows: Sequence[Row], slice_name: str, k: int) -> Figure:
         head=("model", "value [interval]", "against popularity [interval for all models at once]"),
         rows=[(row[C.MODEL], value_of(row), difference(row)) for row in rows],
     )
+
+
+def draw_reliability(facts: Facts) -> list[Figure]:
+    """What the models' probabilities foretold beside what came; none where no model gives probabilities."""
+    if not facts.reliability:
+        return []
+    name, title = "reliability", f"What was foretold and what came, top {facts.k}"
+    with canvas(HALF, 4.0) as (figure, (axes,)):
+        longest = max(max(row[C.PREDICTED], row[C.HIGH]) for row in facts.reliability)
+        axes.plot([0, longest], [0, longest], color=INK, linestyle="--", linewidth=0.9)
+        for number, model in enumerate(models_in(facts.reliability)):
+            rows = [row for row in facts.reliability if row[C.MODEL] == model]
+            observed = [row[C.OBSERVED] for row in rows]
+            axes.errorbar(
+                [row[C.PREDICTED] for row in rows],
+                observed,
+                yerr=[
+                    [max(value - row[C.LOW], 0.0) for value, row in zip(observed, rows, strict=True)],
+                    [max(row[C.HIGH] - value, 0.0) for value, row in zip(observed, rows, strict=True)],
+                ],
+                color=SERIES[number % len(SERIES)],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle=DASHES[number % len(DASHES)],
+                markersize=5,
+                capsize=2,
+                label=model,
+            )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("mean score: the probability foretold")
+        axes.set_ylabel("share that was bought")
+        figure.legend(loc="outside upper left", ncols=3)
+        svg = to_svg(figure, name=name, title=title)
+    return [
+        Figure(
+            name=name,
+            title=title,
+            caption=(
+                "Listed items in bins of equal size by their score. On the dashed line a score is what comes; above it more is "
+                "bought than was foretold. Lines are intervals."
+            ),
+            svg=svg,
+            inches=HALF,
+            head=("model", "bin", "rows", "foretold", "bought [interval]"),
+            rows=[
+                (
+                    row[C.MODEL],
+                    str(row[C.BIN]),
+                    f"{row[C.NUM_ROWS]:,}",
+                    f"{row[C.PREDICTED]:.2%}",
+                    f"{row[C.OBSERVED]:.2%} [{row[C.LOW]:.2%}, {row[C.HIGH]:.2%}]",
+                )
+                for row in facts.reliability
+            ],
+        )
+    ]
 
 
 def draw_beyond(facts: Facts) -> list[Figure]:

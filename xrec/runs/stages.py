@@ -120,7 +120,7 @@ STAGES: tuple[StageInfo, ...] = (
         name="evaluate",
         does="judge every source",
         reads=("candidates", "targets", "items", "interactions", "user_categories", "staged_recommendations"),
-        writes=("metrics", "category_flow", "looks"),
+        writes=("metrics", "reliability", "category_flow", "looks"),
     ),
     StageInfo(
         name="publish",
@@ -131,7 +131,7 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="report",
         does="show it on a page",
-        reads=("accounts", "balance_report", "metrics", "category_flow", "recommendations"),
+        reads=("accounts", "balance_report", "metrics", "reliability", "category_flow", "recommendations"),
         writes=(),
     ),
 )
