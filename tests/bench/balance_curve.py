@@ -19,20 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import deltalake
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.dataset
+from pipelines import read_table, run_pipeline
 
 from xrec.evaluation.intervals import poisson_weights
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 AS_OF, FOLD = "2017-09-01", "test-2017-09-01"
 K, NUM_REPLICATES = 10, 1000
 STAGES = {
@@ -50,15 +47,15 @@ def main() -> None:
     parser.add_argument("--data", metavar="PATH", help="where the tables are kept (default: a temporary folder)")
     arguments = parser.parse_args()
     folder = Path(arguments.data or tempfile.mkdtemp(prefix="xrec-balance-"))
-    _run(folder / "base", [], ["--until", "fold"])
+    _run(folder / "base", {}, "--until", "fold")
     control: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     for alpha in [1.0, *(alpha for alpha in arguments.alphas if alpha != 1.0)]:
         root = folder / f"alpha-{alpha:g}"
         shutil.copytree(folder / "base", root)
         stages = dict.fromkeys(stage for model in arguments.models for stage in STAGES[model])
-        sources = f"ranking.sources=[popularity,{','.join(arguments.models)}]"
+        sources = f"[popularity,{','.join(arguments.models)}]"
         only = [part for stage in [*stages, "candidates"] for part in ("--only", stage)]
-        _run(root, [f"balance.alpha={alpha}", sources], only)
+        _run(root, {"balance.alpha": alpha, "ranking.sources": sources}, *only)
         lists, targets, num_items = _judged(root)
         for model in arguments.models:
             found = _figures(lists[lists["source"] == model], targets)
@@ -75,24 +72,15 @@ def main() -> None:
         shutil.rmtree(folder)
 
 
-def _run(root: Path, overrides: list[str], stages: list[str]) -> None:
-    command = ["spark-submit", str(ROOT / "jobs" / "pipeline.py"), *stages]
-    for value in (f"storage.root={root}", f"folds.as_of={AS_OF}", "folds.num_select=0", *overrides):
-        command += ["--set", value]
-    subprocess.run(command, cwd=ROOT, check=True)
+def _run(root: Path, settings: dict[str, object], *stages: str) -> None:
+    run_pipeline({"storage.root": root, "folds.as_of": AS_OF, "folds.num_select": 0, **settings}, *stages)
 
 
 def _judged(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Lists and targets outside the touched categories, and the number of recommendable items."""
-    lists = _table(root, "candidates").query("fold == @FOLD and scope == 'touched' and rank <= @K")
-    targets = _table(root, "targets").query("fold == @FOLD and cross_touched")
-    return lists, targets, int(_table(root, "items")["recommendable"].sum())
-
-
-def _table(root: Path, name: str) -> pd.DataFrame:
-    files = deltalake.DeltaTable(str(root / name)).file_uris()
-
-    return pyarrow.dataset.dataset(files, partitioning="hive").to_table().to_pandas()
+    lists = read_table(root, "candidates").query("fold == @FOLD and scope == 'touched' and rank <= @K")
+    targets = read_table(root, "targets").query("fold == @FOLD and cross_touched")
+    return lists, targets, int(read_table(root, "items")["recommendable"].sum())
 
 
 def _figures(lists: pd.DataFrame, targets: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:

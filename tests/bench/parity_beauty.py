@@ -22,17 +22,15 @@ import argparse
 import itertools
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import deltalake
 import numpy as np
 import pandas as pd
-import pyarrow.dataset
+from pipelines import ROOT, read_table, run_pipeline
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = ROOT / "conf" / "amazon_beauty.yaml"
 DATA = "../shared/data/amazon_beauty"
 K = 10
 AGAINST = {
@@ -74,8 +72,8 @@ def main() -> None:
         "ranking.candidates_per_source": 20,
         "ranking.sources": f"[{','.join(sorted({'popularity', *arguments.models} - {LEAKS}))}]",
     }
-    _run(settings, "--until", "candidates")
-    _run(settings, "--only", "evaluate")
+    run_pipeline(settings, "--until", "candidates", config=CONFIG)
+    run_pipeline(settings, "--only", "evaluate", config=CONFIG)
     metrics = pd.concat([_metrics(folder), _judge_popularity_with_targets(folder)])
     missed = [not _report(model, name, metrics) for model in arguments.models for name in ("hr", "ndcg")]
     if not arguments.tables:
@@ -83,28 +81,15 @@ def main() -> None:
     sys.exit(int(any(missed)))
 
 
-def _run(settings: dict[str, object], *stages: str) -> None:
-    command = ["spark-submit", str(ROOT / "jobs" / "pipeline.py"), *stages]
-    command += ["--config", str(ROOT / "conf" / "amazon_beauty.yaml")]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    subprocess.run(command, cwd=ROOT, check=True)
-
-
-def _table(folder: Path, name: str) -> pd.DataFrame:
-    files = deltalake.DeltaTable(str(folder / name)).file_uris()
-    return pyarrow.dataset.dataset(files, partitioning="hive").to_table().to_pandas()
-
-
 def _metrics(folder: Path) -> pd.DataFrame:
     """The newest run's metrics of the lists that exclude nothing but what the user had."""
-    metrics = _table(folder, "metrics")
+    metrics = read_table(folder, "metrics")
     return metrics[(metrics["run_id"] == metrics["run_id"].max()) & (metrics["slice"] == "new") & (metrics["k"] == K)]
 
 
 def _judge_popularity_with_targets(folder: Path) -> pd.DataFrame:
     """The figures of the items with the most buyers when the targets' buyers count too."""
-    had, targets = _table(folder, "interactions"), _table(folder, "targets").query("is_new and not cold_user")
+    had, targets = read_table(folder, "interactions"), read_table(folder, "targets").query("is_new and not cold_user")
     buyers = pd.concat([had["item_idx"], targets["item_idx"]]).value_counts()
     best_first = [item for _, item in sorted((-count, item) for item, count in buyers.items())]
     had_by_user = had.groupby("user_idx")["item_idx"].agg(set)
