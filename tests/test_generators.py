@@ -16,6 +16,7 @@ from world import NON_MERCHANDISE, World, make_world
 from xrec.config import Als, Categories, ItemKnn, Ranking, Weights
 from xrec.evaluation.folds import Fold, history_of, horizon_of
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
+from xrec.generators import factors
 from xrec.generators.als import AlsError, ratings_of, train_als
 from xrec.generators.factors import check_vectors, factor_candidates
 from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of, profiles_of
@@ -185,6 +186,40 @@ def test_no_list_holds_what_is_forbidden(source: str, candidates: dict[str, list
         assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
         order = [(-row["score"], row["item_idx"]) for row in rows]
         assert order == sorted(order)
+
+
+def test_a_catalogue_in_blocks_gives_the_same_lists(
+    spark: SparkSession, staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(2)
+    kinds = {"user": staged.users.select("user_idx").distinct().count(), "item": staged.items.count()}
+    rows = [
+        (
+            "test-1",
+            "gru",
+            kind,
+            idx,
+            drawn.integers(-2, 3, 4).astype(float).tolist(),
+        )  # small whole numbers: ties abound
+        for kind, num in kinds.items()
+        for idx in range(num)
+    ]
+    vectors = spark.createDataFrame(rows, VECTORS)
+
+    def lists() -> list[Row]:
+        made = factor_candidates(
+            staged.users, staged.eligible, vectors, RANKING, staged.folder, model="gru", fold="test-1"
+        )
+        return sorted(made.collect())
+
+    whole = lists()
+    shared = []
+    monkeypatch.setattr(
+        SharedFolder, "share", lambda self, rows, share=SharedFolder.share: shared.append(1) or share(self, rows)
+    )
+    monkeypatch.setattr(factors, "_BYTES_A_MIB", 1)  # blocks of 512 bytes: 32 items
+    assert lists() == whole
+    assert len(shared) == -(-kinds["item"] // 32)
 
 
 @pytest.mark.parametrize("source", ["popularity", "recent"])

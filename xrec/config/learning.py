@@ -299,6 +299,8 @@ class Ranking(Frozen):
     weight_parts: Annotated[int, Field(ge=1, le=20)] | None = None
     """The blend's weights are multiples of 1 / weight_parts (10: 0.1, 0.2, ...); default: as many, up to 10, as make at most \
 1,001 combinations."""
+    item_block_mib: Count = 512
+    """MiB of item vectors that a Python process of the top-K kernel holds at once; a larger catalogue is gone through in blocks."""
     tile_users: Count = 512
     """Users a tile of the top-K kernel."""
     tile_items: Count = 8192

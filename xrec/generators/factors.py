@@ -1,8 +1,14 @@
-"""Models that give vectors (ALS, GRU, Transformer): a candidate's score is the dot product of the two vectors."""
+"""Models that give vectors (ALS, GRU, Transformer): a candidate's score is the dot product of the two vectors.
+
+Every Python process holds the vectors of a block of items; where the catalogue is larger than ``ranking.item_block_mib``, it is
+cut into several blocks by a hash, and a user's best K are the best of those of the blocks: the same lists, to the bit.
+"""
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from functools import reduce
+
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -10,6 +16,7 @@ from xrec.config import Ranking
 from xrec.ranking.topk import VectorError, item_rows, top_k
 from xrec.storage.shared import SharedFolder
 
+_BYTES_A_MIB = 1 << 20
 MADE_BY = {"als": "train_als", "gru": "train_gru and load_vectors", "transformer": "train_transformer and load_vectors"}
 """The stage that makes each model's vectors."""
 
@@ -34,15 +41,27 @@ def factor_candidates(
         The fold has no vectors of the model, or one of them is not finite.
     """
     of_model = vectors.where((F.col(C.FOLD) == fold) & (F.col(C.MODEL) == model)).select(C.KIND, C.IDX, C.VECTOR)
-    check_vectors(of_model, model=model, fold=fold)
-    items = folder.share(item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND)))
+    num_bytes = check_vectors(of_model, model=model, fold=fold)
+    num_blocks = max(1, -(-num_bytes // (ranking.item_block_mib * _BYTES_A_MIB)))
+    items = item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND))
     user_vectors = of_model.where(F.col(C.KIND) == "user").select(F.col(C.IDX).alias(C.USER_IDX), C.VECTOR)
     with_vector = users.join(user_vectors, C.USER_IDX, how="inner")
-    return top_k(with_vector, items, ranking, k=ranking.candidates_per_source)
+    k, block = ranking.candidates_per_source, F.pmod(F.xxhash64(C.ITEM_IDX), F.lit(num_blocks))
+    parts = [
+        top_k(with_vector, folder.share(items.where(block == number)), ranking, k=k) for number in range(num_blocks)
+    ]
+    if num_blocks == 1:
+        return parts[0]
+    best_first = Window.partitionBy(C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
+    ranked = reduce(DataFrame.unionByName, parts).withColumn(C.RANK, F.row_number().over(best_first))
+    return ranked.where(F.col(C.RANK) <= k)
 
 
-def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> None:
-    """Raise :class:`VectorError` where users or items have no vectors, or one is not finite or of another length."""
+def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> int:
+    """The bytes of the items' vectors as float32; raises :class:`VectorError`.
+
+    That is where users or items have no vectors, or one is not finite or of another length.
+    """
     is_bad = F.exists(C.VECTOR, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))
     found = {
         row[C.KIND]: row
@@ -51,6 +70,7 @@ def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> None:
             F.max(F.struct(is_bad.alias("is_bad"), F.col(C.IDX))).alias("worst"),
             F.min(F.size(C.VECTOR)).alias("shortest"),
             F.max(F.size(C.VECTOR)).alias("longest"),
+            F.count("*").alias("num"),
         )
         .collect()
     }
@@ -72,3 +92,4 @@ def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> None:
             f"table 'vectors': model '{model}' in fold '{fold}' has vectors of lengths {sorted(lengths)}, expected one length; "
             f"run {MADE_BY[model]} again"
         )
+    return int(found["item"]["num"] * found["item"]["longest"] * 4)
