@@ -12,7 +12,7 @@ from xrec.evaluation.reliability import ece_of, reliability_of
 from xrec.evaluation.report import FoldRows, describe_metrics, judge
 from xrec.evaluation.stability import stability_of
 from xrec.features.buyers import num_buyers_of
-from xrec.generators.sources import models_of
+from xrec.generators.sources import models_of, sources_of
 from xrec.ranking.lists import lists_and_earlier
 from xrec.runs.looks import record_look
 from xrec.runs.stage import Figures, StageContext, main
@@ -66,6 +66,8 @@ def rows_of(context: StageContext, fold: Fold) -> FoldRows:
         items=tables.read("items"),
         user_categories=tables.read("user_categories", fold=fold.name),
         buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
+        proposing=sources_of(settings),
+        num_candidates=settings.ranking.candidates_per_source,
     )
 
 

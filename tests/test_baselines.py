@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from test_generators import RANKING, K, Staged, allowed, facts_of, local, ndcg, stage
 from world import make_world
-from xrec.config import Ease, Ranking, Transitions
+from xrec.config import Content, Ease, Ranking, Transitions, UserKnn
+from xrec.generators.content import ContentError, content_candidates
 from xrec.generators.ease import EaseError, ease_candidates
 from xrec.generators.ease_categories import ease_category_candidates
 from xrec.generators.popular_in_category import popular_in_category_candidates, scores_of
 from xrec.generators.popular_in_segment import popular_in_segment_candidates
 from xrec.generators.popularity import popular_candidates
+from xrec.generators.transition_categories import transition_category_candidates
 from xrec.generators.transitions import TransitionsError, histories_of, transition_candidates, transitions_of
+from xrec.generators.user_knn import UserKnnError, user_knn_candidates
 from xrec.ranking.eligibility import users_of
 
 pytestmark = pytest.mark.spark
 
 EASE = Ease(reg_param=20.0)
 TRANSITIONS = Transitions(window=3, decay=0.6, history=4, history_decay=0.8, shrinkage=2.0, num_neighbours=25)
+USER_KNN = UserKnn(num_neighbours=30, max_items_per_user=12, shrinkage=2.0)
+CONTENT = Content(max_items_per_user=12, max_words_per_user=14, popularity_power=0.5)
 OTHER_TILES = Ranking(candidates_per_source=K, tile_users=17, tile_items=7)
 
 
@@ -36,9 +43,23 @@ def transitions(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Rank
     return transition_candidates(users, staged.eligible, rows, TRANSITIONS, ranking, staged.folder)
 
 
+def user_knn(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    return user_knn_candidates(users, staged.eligible, rows, USER_KNN, ranking, staged.folder)
+
+
+def content(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    return content_candidates(users, staged.eligible, staged.items, rows, CONTENT, ranking, staged.folder)
+
+
 def ease_categories(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
     mixes = staged.user_categories
     return ease_category_candidates(users, staged.eligible, rows, mixes, EASE, ranking, staged.folder)
+
+
+def transition_categories(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    return transition_category_candidates(
+        users, staged.eligible, rows, staged.interactions, TRANSITIONS, ranking, staged.folder
+    )
 
 
 def in_category(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
@@ -54,14 +75,17 @@ GENERATORS: dict[str, tuple[Callable[..., DataFrame], str]] = {
     "ease": (ease, "interactions"),
     "ease_categories": (ease_categories, "interactions"),
     "transitions": (transitions, "training_events"),
+    "transition_categories": (transition_categories, "training_events"),
+    "user_knn": (user_knn, "interactions"),
+    "content": (content, "interactions"),
     "popular_in_category": (in_category, "interactions"),
     "popular_in_segment": (in_segment, "interactions"),
 }
 """What makes the candidates, and the staged table that it learns from."""
-COMPUTED = ("ease", "ease_categories", "transitions")
+COMPUTED = ("ease", "ease_categories", "transitions", "transition_categories", "user_knn", "content")
 """Those that sum floating-point numbers in Arrow batches of their own."""
-LEARNED = ("ease", "transitions")
-"""Those that can learn what follows from a taste."""
+LEARNED = ("ease", "transitions", "user_knn", "content")
+"""Those that can tell what follows from a taste: content, because the labels name it."""
 SCOPES = ("touched", "home", "all")
 
 
@@ -160,30 +184,46 @@ def test_ease_refuses_what_is_too_large(staged: Staged, users: DataFrame) -> Non
 def test_ease_categories_is_a_category_times_a_share(
     staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]
 ) -> None:
-    items, num_users = facts["items"], 1 + max(facts["had"])
-    names = sorted({item["category"] for item in items.values() if item["recommendable"]})
+    num_users, names = 1 + max(facts["had"]), merchandise(facts)
     mixes = [row for row in staged.user_categories.collect() if row["category"] in names]
     had_UC = np.zeros((num_users, len(names)))
     had_UC[[row["user_idx"] for row in mixes], [names.index(row["category"]) for row in mixes]] = 1
     affinity_UC = had_UC @ naive_ease(had_UC, EASE.reg_param)
-    counting = staged.interactions.where("counting").collect()
-    customers = {
-        name: {row["user_idx"] for row in counting if items[row["item_idx"]]["category"] == name} for name in names
-    }
+    shares_I = shares_of_customers(staged, facts)
 
     def scores(user: int) -> np.ndarray:
-        return np.array(
-            [
-                affinity_UC[user, names.index(item["category"])]
-                * facts["popularity"][idx]
-                / len(customers[item["category"]])
-                if item["recommendable"]
-                else 0
-                for idx, item in sorted(items.items())
-            ]
-        )
+        return shares_I * spread_over_items(affinity_UC[user], facts)
 
     check_lists(candidates["ease_categories"], scores, facts, num_users)
+
+
+def merchandise(facts: dict[str, dict]) -> list[str]:
+    """Names of the recommendable categories; a place is a code."""
+    return sorted({item["category"] for item in facts["items"].values() if item["recommendable"]})
+
+
+def shares_of_customers(staged: Staged, facts: dict[str, dict]) -> np.ndarray:
+    """Each item's buyers over those of its category; 0 where it is not recommended."""
+    items, customers = facts["items"], defaultdict(set)
+    for row in staged.interactions.where("counting").collect():
+        customers[items[row["item_idx"]]["category"]].add(row["user_idx"])
+    return np.array(
+        [
+            facts["popularity"][idx] / len(customers[item["category"]]) if item["recommendable"] else 0
+            for idx, item in sorted(items.items())
+        ]
+    )
+
+
+def spread_over_items(score_C: np.ndarray, facts: dict[str, dict]) -> np.ndarray:
+    """Each item's category's score."""
+    names = merchandise(facts)
+    return np.array(
+        [
+            score_C[names.index(item["category"])] if item["recommendable"] else 0
+            for _, item in sorted(facts["items"].items())
+        ]
+    )
 
 
 def test_every_category_s_best_seller_comes_first(candidates: dict[str, list[Row]], facts: dict[str, dict]) -> None:
@@ -238,32 +278,79 @@ def test_popularity_in_a_segment_is_shrunk_towards_that_of_all(
     check_lists(candidates["popular_in_segment"], lambda user: of_segment[segment[user]], facts, 1 + max(facts["had"]))
 
 
+def naive_transitions(events: list[tuple[int, datetime, int]], size: int) -> Callable[[int], np.ndarray]:
+    """Events (user, time, what) to each user's scores, as the module's text says; the scores of all ``size`` things."""
+    baskets = defaultdict(lambda: defaultdict(set))
+    for user, when, what in events:
+        baskets[user][when].add(what)
+    ordered = {user: [had for _, had in sorted(of_user.items())] for user, of_user in baskets.items()}
+    follow_II = np.zeros((size, size))
+    for history in ordered.values():
+        for n, had in enumerate(history):
+            for distance, later in enumerate(history[n : n + TRANSITIONS.window + 1]):
+                for what in had:
+                    for other in later - {what}:
+                        follow_II[what, other] += TRANSITIONS.decay**distance
+    assert max(len(had) for history in ordered.values() for had in history) > 1
+    strong_II = follow_II / (follow_II.sum(axis=1, keepdims=True) + TRANSITIONS.shrinkage)
+    for row_I in strong_II:
+        weaker = sorted(range(size), key=lambda other: (-np.float32(row_I[other]), other))
+        row_I[weaker[TRANSITIONS.num_neighbours :]] = 0
+
+    def scores(user: int) -> np.ndarray:
+        age = {what: n for n, had in reversed([*enumerate(reversed(ordered.get(user, [])))]) for what in had}
+        weights = {what: TRANSITIONS.history_decay**n for what, n in age.items() if n < TRANSITIONS.history}
+        return sum((weight * strong_II[what] for what, weight in weights.items()), np.zeros(size))
+
+    return scores
+
+
 def test_transitions_equal_a_naive_count(
     staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]
 ) -> None:
-    baskets = defaultdict(lambda: defaultdict(set))
-    for event in staged.training_events.collect():
-        baskets[event["user_idx"]][event["event_ts"]].add(event["item_idx"])
-    ordered = {user: [items for _, items in sorted(of_user.items())] for user, of_user in baskets.items()}
-    follow_II = np.zeros((len(facts["items"]), len(facts["items"])))
-    for history in ordered.values():
-        for n, items in enumerate(history):
-            for distance, later in enumerate(history[n : n + TRANSITIONS.window + 1]):
-                for item in items:
-                    for other in later - {item}:
-                        follow_II[item, other] += TRANSITIONS.decay**distance
-    assert max(len(items) for history in ordered.values() for items in history) > 1
-    strong_II = follow_II / (follow_II.sum(axis=1, keepdims=True) + TRANSITIONS.shrinkage)
-    for item, row_I in enumerate(strong_II.copy()):
-        weaker = sorted(range(len(row_I)), key=lambda other: (-np.float32(row_I[other]), other))
-        strong_II[item, weaker[TRANSITIONS.num_neighbours :]] = 0
+    events = [(row["user_idx"], row["event_ts"], row["item_idx"]) for row in staged.training_events.collect()]
+    scores = naive_transitions(events, len(facts["items"]))
+    check_lists(candidates["transitions"], scores, facts, 1 + max(facts["had"]))
+
+
+def test_transitions_of_categories_lead_to_their_best_sellers(
+    staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]
+) -> None:
+    items, names = facts["items"], merchandise(facts)
+    events = [
+        (row["user_idx"], row["event_ts"], names.index(items[row["item_idx"]]["category"]))
+        for row in staged.training_events.collect()
+        if items[row["item_idx"]]["recommendable"]
+    ]
+    assert len(events) < staged.training_events.count()  # fuel leads nowhere
+    of_categories, shares_I = naive_transitions(events, len(names)), shares_of_customers(staged, facts)
 
     def scores(user: int) -> np.ndarray:
-        age = {item: n for n, items in reversed([*enumerate(reversed(ordered.get(user, [])))]) for item in items}
-        weights = {item: TRANSITIONS.history_decay**n for item, n in age.items() if n < TRANSITIONS.history}
-        return sum((weight * strong_II[item] for item, weight in weights.items()), np.zeros(len(strong_II)))
+        return shares_I * spread_over_items(of_categories(user), facts)
 
-    check_lists(candidates["transitions"], scores, facts, 1 + max(facts["had"]))
+    check_lists(candidates["transition_categories"], scores, facts, 1 + max(facts["had"]))
+
+
+def test_categories_follow_their_order(spark: SparkSession, staged: Staged) -> None:
+    """Who had tents bought stoves next, and never the other way round: only that way do best sellers come."""
+    rows = [(user, item, day) for user in range(1, 5) for item, day in ((0, 10), (1, 20))]
+    rows += [(5, 0, 10), (6, 1, 10), (6, 2, 20)]
+    events = spark.createDataFrame(
+        [("f", f"e{n}", user, item, day) for n, (user, item, day) in enumerate(rows)],
+        "fold string, event_id string, user_idx int, item_idx int, event_ts int",
+    )
+    interactions = events.selectExpr("user_idx", "item_idx", "true counting")
+    eligible = spark.createDataFrame(
+        [(0, "tents", 2), (1, "stoves", 1), (2, "lamps", 0), (3, "stoves", 1)],
+        "item_idx int, category string, category_code int",
+    )
+    mixes = spark.createDataFrame([(5, "tents", True, True), (6, "stoves", True, True)], "user_idx int, category string, "
+                                  "touched boolean, home boolean")  # fmt: skip
+    new = users_of(interactions.where("user_idx >= 5"), mixes, eligible, ("touched",))
+    settings = Transitions(window=1, decay=0.5, shrinkage=0.0)
+    found = transition_category_candidates(new, eligible, events, interactions, settings, RANKING, staged.folder)
+    # All customers of stoves have item 1, and all who had tents had it next; who had stoves is led to lamps alone, which he had.
+    assert {(row["user_idx"], row["item_idx"]): row["score"] for row in found.collect()} == {(5, 1): 1.0}
 
 
 def test_transitions_go_forward_in_time(spark: SparkSession, staged: Staged) -> None:
@@ -279,6 +366,88 @@ def test_transitions_go_forward_in_time(spark: SparkSession, staged: Staged) -> 
     )
     with pytest.raises(TransitionsError, match=r"transitions.max_nonzeros: found 6 events, expected at most 5"):
         transitions_of(histories_of(events, settings), Transitions(max_nonzeros=5), staged.folder)
+
+
+def test_user_knn_equals_a_dense_version(
+    staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]
+) -> None:
+    had_UI = heaviest_had(staged, facts, USER_KNN.max_items_per_user)
+    norm_U = np.sqrt(had_UI.sum(axis=1))
+    similar_UU = had_UI @ had_UI.T / (np.outer(norm_U, norm_U) + USER_KNN.shrinkage)
+    for user, row_U in enumerate(similar_UU):
+        row_U[user] = 0
+        weaker = sorted(range(len(row_U)), key=lambda other: (-np.float32(row_U[other]), other))
+        row_U[weaker[USER_KNN.num_neighbours :]] = 0
+    assert np.count_nonzero(similar_UU) > 0.9 * USER_KNN.num_neighbours * len(facts["had"])
+    scores_UI = similar_UU @ had_UI
+    check_lists(candidates["user_knn"], lambda user: scores_UI[user], facts, len(had_UI))
+
+
+def heaviest_had(staged: Staged, facts: dict[str, dict], most: int) -> np.ndarray:
+    heaviest = defaultdict(list)
+    for row in staged.interactions.collect():
+        heaviest[row["user_idx"]].append((-row["weight"], row["item_idx"]))
+    had_UI = np.zeros((1 + max(heaviest), len(facts["items"])))
+    for user, rows in heaviest.items():
+        had_UI[user, [item for _, item in sorted(rows)[:most]]] = 1
+    return had_UI
+
+
+def test_user_knn_refuses_more_interactions_than_a_task_may_hold(staged: Staged, users: DataFrame) -> None:
+    with pytest.raises(UserKnnError, match=r"user_knn.max_nonzeros: found \d+ interactions, expected at most 100"):
+        user_knn_candidates(
+            users, staged.eligible, staged.interactions, UserKnn(max_nonzeros=100), RANKING, staged.folder
+        )
+
+
+def test_content_equals_tf_idf_without_hashes(
+    staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]
+) -> None:
+    def words(item: Row) -> list[str]:
+        department, category = item["category_path"]
+        text = f"{item['label']} {department} {category}".lower().split()
+        return [word for word in text if len(word) > 1] + [f"/{department}", f"/{department}/{category}"]
+
+    items = [facts["items"][idx] for idx in range(len(facts["items"]))]
+    weights_IW = TfidfVectorizer(analyzer=words).fit_transform(items).toarray()
+    had_UI = heaviest_had(staged, facts, CONTENT.max_items_per_user)
+    profile_UW = had_UI @ weights_IW
+    # The test's words have no hash to break ties by: without ties at the cut, both keep the same words.
+    cut = CONTENT.max_words_per_user
+    falling_UW = -np.sort(-profile_UW, axis=1)
+    is_clear_U = falling_UW[:, cut - 1] > 1.001 * falling_UW[:, cut]
+    profile_UW[profile_UW < falling_UW[:, [cut - 1]]] = 0
+    profile_UW /= np.maximum(np.sqrt(np.square(profile_UW).sum(axis=1, keepdims=True)), 1e-12)
+    liked_I = (1 + np.array([facts["popularity"][idx] for idx in range(len(items))])) ** CONTENT.popularity_power
+    scores_UI = profile_UW @ weights_IW.T * liked_I
+    clear = {user for user in facts["had"] if is_clear_U[user] or falling_UW[user, cut] == 0}
+    assert len(clear) > 30
+    rows = [row for row in candidates["content"] if row["user_idx"] in clear]
+    of_clear = {**facts, "had": {user: facts["had"][user] for user in clear}}
+    check_lists(rows, lambda user: scores_UI[user], of_clear, len(had_UI))
+
+
+def test_content_proposes_what_nobody_had(spark: SparkSession, staged: Staged) -> None:
+    items = spark.createDataFrame(
+        [(0, "tents", ["camp", "tents"], "Tent, ALPINE"), (1, "stoves", ["camp", "stoves"], "alpine stove"),
+         (2, "stoves", ["camp", "stoves"], "city stove"), (3, "maps", [], None), (4, "maps", ["paper"], "")],
+        "item_idx int, category string, category_path array<string>, label string",
+    )  # fmt: skip
+    codes = spark.createDataFrame([("maps", 0), ("stoves", 1), ("tents", 2)], "category string, category_code int")
+    interactions = spark.createDataFrame(
+        [(7, 0, 1.0, True), (8, 3, 1.0, True)], "user_idx int, item_idx int, weight double, counting boolean"
+    )
+    mixes = interactions.selectExpr("user_idx", "'tents' category", "true touched", "true home")
+    eligible = items.select("item_idx", "category").join(codes, "category")
+    users = users_of(interactions, mixes, eligible, ("touched",))
+    found = content_candidates(users, eligible, items, interactions, Content(), RANKING, staged.folder).collect()
+    # Both stoves share the department with the tent, one its style; nothing is known of item 3, and so of user 8.
+    assert [(row["user_idx"], row["item_idx"]) for row in sorted(found, key=lambda row: row["rank"])] == [
+        (7, 1),
+        (7, 2),
+    ]
+    with pytest.raises(ContentError, match=r"content.max_nonzeros: found \d+ words of items, expected at most 3"):
+        content_candidates(users, eligible, items, interactions, Content(max_nonzeros=3), RANKING, staged.folder)
 
 
 @pytest.mark.parametrize("source", COMPUTED)

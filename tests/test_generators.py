@@ -19,7 +19,8 @@ from xrec.features.interactions import interactions_of, targets_of, user_categor
 from xrec.generators import factors
 from xrec.generators.als import AlsError, ratings_of, train_als
 from xrec.generators.factors import check_vectors, factor_candidates
-from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of, profiles_of
+from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of
+from xrec.generators.neighbours import heaviest_of
 from xrec.generators.popularity import popular_candidates, recent_candidates
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.topk import VectorError
@@ -31,6 +32,8 @@ K = 20
 RANKING = Ranking(candidates_per_source=K, tile_users=64, tile_items=50, recent_days=40.0)
 ITEM_KNN = ItemKnn(num_neighbours=15, max_items_per_user=12, shrinkage=5.0)
 CATEGORIES = Categories()
+STYLES = ("alpine", "city", "beach", "classic")
+"""What an item's label says of its taste."""
 SOURCES = ("popularity", "recent", "item_knn", "als")
 
 
@@ -84,11 +87,29 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
     fold = Fold(name="test-1", purpose="test", as_of=world.as_of, horizon=world.horizon)
     catalogue = world.catalogue
     item_idx = {item: n for n, item in enumerate(catalogue["item_id"])}
-    category = dict(zip(catalogue["item_id"], catalogue["category"], strict=True))
+    category, department, name, taste = (
+        dict(zip(rows["item_id"], rows[column], strict=True))
+        for rows, column in (
+            (catalogue, "category"),
+            (catalogue, "department"),
+            (catalogue, "name"),
+            (world.item_tastes, "taste"),
+        )
+    )
     user_idx = {user: n for n, user in enumerate(world.tastes["user_id"])}
     items = spark.createDataFrame(
-        [(item, idx, category[item], category[item] != NON_MERCHANDISE) for item, idx in item_idx.items()],
-        "item_id string, item_idx int, category string, recommendable boolean",
+        [
+            (
+                item,
+                idx,
+                category[item],
+                [department[item], category[item]],
+                f"{name[item]} {STYLES[taste[item]]}",
+                category[item] != NON_MERCHANDISE,
+            )
+            for item, idx in item_idx.items()
+        ],
+        "item_id string, item_idx int, category string, category_path array<string>, label string, recommendable boolean",
     )
     events = spark.createDataFrame(
         [
@@ -320,7 +341,7 @@ def test_many_sweeps_do_not_overflow_the_stack(staged: Staged) -> None:
 
 
 def test_item_knn_refuses_more_interactions_than_a_task_may_hold(staged: Staged) -> None:
-    profiles = profiles_of(staged.interactions, ITEM_KNN)
+    profiles = heaviest_of(staged.interactions, ITEM_KNN.max_items_per_user)
     with pytest.raises(ItemKnnError, match=r"item_knn.max_nonzeros: found \d+ interactions, expected at most 100"):
         neighbours_of(profiles, ItemKnn(max_nonzeros=100), staged.folder)
 

@@ -219,7 +219,7 @@ def test_text_from_outside_does_not_run(page: str) -> None:
 
 def test_every_figure_has_a_title_a_drawing_a_caption_and_a_table(page: str) -> None:
     outline = Outline(page)
-    assert len(outline.figures) == 9
+    assert len(outline.figures) == 10
     for figure in outline.figures:
         assert figure["svg"] == figure["title"] == figure["figcaption"] == figure["details"] == figure["table"] == 1
         assert figure["path"] > 4, "the paper, the axes and two lines are four"
@@ -289,6 +289,7 @@ def test_what_is_missing_is_named_with_its_stage() -> None:
     facts = make_facts(
         missing=missing,
         metrics=[],
+        reliability=[],
         shares=[],
         trainings=[],
         flows=None,

@@ -23,6 +23,7 @@ from xrec.config.learning import (
     Als,
     Balance,
     Categories,
+    Content,
     Ease,
     Evaluation,
     Folds,
@@ -35,6 +36,7 @@ from xrec.config.learning import (
     Sequence,
     Transitions,
     Trend,
+    UserKnn,
     Weights,
 )
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
@@ -49,6 +51,7 @@ __all__ = [
     "Balance",
     "Catalogue",
     "Categories",
+    "Content",
     "Ease",
     "Evaluation",
     "Experiment",
@@ -77,6 +80,7 @@ __all__ = [
     "Tracking",
     "Transitions",
     "Trend",
+    "UserKnn",
     "Users",
     "Weights",
     "add_arguments",

@@ -211,7 +211,20 @@ class ItemKnn(Frozen):
     shrinkage: Annotated[float, Field(ge=0)] = 10.0
     """Added to the denominator: fewer common users, less similarity."""
     max_nonzeros: Count = 50_000_000
-    """Interactions that one task may hold; more is an error (12 bytes each)."""
+    """Interactions that one task may hold; more is an error (16 bytes each)."""
+
+
+class UserKnn(Frozen):
+    """Cosine neighbours of users (Resnick et al. 1994)."""
+
+    num_neighbours: Count = 100
+    """Neighbours kept a user."""
+    max_items_per_user: Count = 500
+    """A user's heaviest interactions that count."""
+    shrinkage: Annotated[float, Field(ge=0)] = 10.0
+    """Added to the denominator: fewer common items, less similarity."""
+    max_nonzeros: Count = 50_000_000
+    """Interactions that one task may hold; more is an error (16 bytes each)."""
 
 
 class Ease(Frozen):
@@ -235,10 +248,10 @@ class Trend(Frozen):
 
 
 class Transitions(Frozen):
-    """Decayed transitions from what a user had to what he had next."""
+    """Decayed transitions from what a user had to what he had next, of items and of categories."""
 
     window: Count = 5
-    """Baskets after an item's within which another item counts as following it."""
+    """Baskets after an item's (or category's) within which another counts as following it."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Weight of a pair by each basket that lies between: decay ^ distance, 1 within a basket."""
     history: Count = 10
@@ -248,11 +261,24 @@ class Transitions(Frozen):
     shrinkage: Annotated[float, Field(ge=0)] = 10.0
     """Added to the weight of all that follows an item: fewer observations, weaker transitions."""
     num_neighbours: Count = 200
-    """Transitions kept an item."""
+    """Transitions kept an item or category."""
     max_events_per_user: Count = 500
     """A user's newest events that count."""
     max_nonzeros: Count = 50_000_000
     """Events that one task may hold; more is an error (24 bytes each)."""
+
+
+class Content(Frozen):
+    """Items by the words that the catalogue has for them (label and category path)."""
+
+    max_items_per_user: Count = 500
+    """A user's heaviest interactions that count."""
+    max_words_per_user: Count = 200
+    """The heaviest words of a user that count."""
+    popularity_power: Share = 0.5
+    """Power of an item's buyers + 1 by which its score is multiplied; 0: off."""
+    max_nonzeros: Count = 50_000_000
+    """Words of items, each word of an item once, that one task may hold; more is an error (24 bytes each)."""
 
 
 Source = Literal[
@@ -261,9 +287,12 @@ Source = Literal[
     "popular_in_category",
     "popular_in_segment",
     "item_knn",
+    "user_knn",
     "ease",
     "ease_categories",
     "transitions",
+    "transition_categories",
+    "content",
     "als",
     "als_trend",
     "gru",

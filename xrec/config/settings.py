@@ -15,6 +15,7 @@ from xrec.config.learning import (
     Als,
     Balance,
     Categories,
+    Content,
     Ease,
     Evaluation,
     Folds,
@@ -27,6 +28,7 @@ from xrec.config.learning import (
     Sequence,
     Transitions,
     Trend,
+    UserKnn,
     Weights,
 )
 from xrec.config.publish import Publish
@@ -54,8 +56,10 @@ class Settings(Frozen):
     als: Als = Als()
     sequence: Sequence = Sequence()
     item_knn: ItemKnn = ItemKnn()
+    user_knn: UserKnn = UserKnn()
     ease: Ease = Ease()
     transitions: Transitions = Transitions()
+    content: Content = Content()
     trend: Trend = Trend()
     ranking: Ranking = Ranking()
     ranker: Ranker = Ranker()

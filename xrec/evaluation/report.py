@@ -17,6 +17,7 @@ from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import BASELINE, summarise
 from xrec.evaluation.macro import judge_categories, macro_names
 from xrec.evaluation.metrics import COVERAGE, exposure_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.reach import REACH, UNION, judge_reach, reach_names
 from xrec.evaluation.slices import SCOPES, slices_of
 from xrec.storage.shared import SharedFolder
 
@@ -42,6 +43,10 @@ class FoldRows:
     user_categories: DataFrame
     buyers: DataFrame
     """(``item_idx``, ``num_buyers``) before as-of."""
+    proposing: tuple[str, ...] = ()
+    """The sources whose candidates are ranked, and whose reach is judged; none: it is not."""
+    num_candidates: int = 0
+    """Length of their lists in the first of the scopes."""
 
     def lists(self) -> DataFrame:
         """The candidates of the models that are judged, in the scopes that are judged."""
@@ -82,13 +87,16 @@ def judge(folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder,
     metrics = [exposure_of(rows.lists(), rows.items, ks=ks) for rows in folds]
     described = [_describe(rows, folder, ks) for rows in folds]
     judged = [_judge(rows, sources[rows.fold.name], ks) for rows in folds if rows.fold.has_targets]
-    groups = [(described, beyond_names(ks))]
+    groups = [(described, beyond_names(ks), num_compared)]
     if judged:
         groups += [
-            ([users for users, _ in judged], metric_names(ks)),
-            ([macro for _, macro in judged], macro_names(ks)),
+            ([users for users, _ in judged], metric_names(ks), num_compared),
+            ([macro for _, macro in judged], macro_names(ks), num_compared),
         ]
-    for parts, names in groups:
+    if judged and (proposing := folds[0].proposing):
+        parts = [_judge_reach(rows) for rows in folds if rows.fold.has_targets]
+        groups.append((parts, reach_names(folds[0].num_candidates), len({UNION, *proposing} - {BASELINE})))
+    for parts, names, num_compared in groups:
         users = reduce(DataFrame.unionByName, parts)
         if len(parts) > 1:
             users = users.unionByName(users.withColumn(C.FOLD, F.lit(POOLED)))
@@ -113,6 +121,12 @@ def _judge(rows: FoldRows, of_scopes: Mapping[str, Sequence[str]], ks: Sequence[
     return accuracy.where(reduce(or_, judged)), macro.where(reduce(or_, judged))
 
 
+def _judge_reach(rows: FoldRows) -> DataFrame:
+    return judge_reach(
+        rows.candidates, rows.targets, sources=rows.proposing, scope=rows.scopes[0], k=rows.num_candidates
+    )
+
+
 def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
     """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``item_idx``, ``rank``).
 
@@ -135,10 +149,12 @@ def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
 def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> dict[str, str]:
     """Rows of ``metrics`` of one run to its headline figures, such as 'ndcg@10 touched blend': '0.0581 [0.0551, 0.0612]'.
 
-    The figures are the users judged, NDCG and coverage at the first of ``evaluation.ks``; the table has all of them.
+    The figures are the users judged, NDCG and coverage at the first of ``evaluation.ks``, and the reach of the candidates; the
+    table has all of them.
     """
     k = settings.ks[0]
-    shown = metrics.where(F.col(C.METRIC).isin(HEADLINE, COVERAGE) & (F.col(C.K) == k) & F.col(C.SLICE).isin(*SCOPES))
+    is_shown = F.col(C.METRIC).isin(HEADLINE, COVERAGE) & (F.col(C.K) == k) & F.col(C.SLICE).isin(*SCOPES)
+    shown = metrics.where(is_shown | (F.col(C.METRIC) == REACH))
     # A row a model, slice and fold: no more than a screen of them.
     rows = sorted(
         of_one_fold(shown.collect(), fold.name),
@@ -150,11 +166,21 @@ def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> di
             f"fold '{fold.name}' serves: its lists can be judged when the horizon ({fold.horizon}) has passed; "
             "until then their coverage alone is known"
         )
-    for row in rows:
+    for row in (row for row in rows if row[C.METRIC] != REACH):
         if row[C.METRIC] == HEADLINE:
             figures.setdefault(f"users {row[C.SLICE]}", f"{row[C.NUM_USERS]:,} with targets")
         figures[f"{row[C.METRIC]}@{k} {row[C.SLICE]} {row[C.MODEL]}"] = describe_figure(row)
-    return figures
+    return figures | describe_reach([row for row in rows if row[C.METRIC] == REACH])
+
+
+def describe_reach(rows: Sequence[Row]) -> dict[str, str]:
+    """The rows of ``metrics`` with the reach of the sources and their union to one figure; none where there are none."""
+    if not rows:
+        return {}
+    union = next(row for row in rows if row[C.MODEL] == UNION)
+    best = max((row for row in rows if row is not union), key=lambda row: (row[C.VALUE], row[C.MODEL]))
+    text = f"{describe_value(union)} of the targets, best single source {best[C.MODEL]} {describe_value(best)}"
+    return {f"{REACH}@{union[C.K]} {union[C.SLICE]} {UNION}": text}
 
 
 def of_one_fold(rows: Sequence[Row], fold: str) -> list[Row]:
@@ -167,7 +193,7 @@ def describe_figure(row: Row) -> str:
     """One row of ``metrics`` as text: value, interval, and difference to popularity in per cent of popularity."""
     if row[C.LOW] is None:
         return f"{row[C.VALUE]:.4f}"
-    text = f"{row[C.VALUE]:.4f} [{row[C.LOW]:.4f}, {row[C.HIGH]:.4f}]"
+    text = describe_value(row)
     if row[C.MODEL] == BASELINE or row[C.DIFFERENCE] is None:
         return text
     popularity = row[C.VALUE] - row[C.DIFFERENCE]
@@ -176,6 +202,11 @@ def describe_figure(row: Row) -> str:
     mean, low, high = (100 * row[name] / popularity for name in (C.DIFFERENCE, C.DIFFERENCE_LOW, C.DIFFERENCE_HIGH))
     verdict = "" if is_significant(row) else " (not significant)"
     return f"{text} {mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {BASELINE}{verdict}"
+
+
+def describe_value(row: Row) -> str:
+    """One row of ``metrics`` as text: value and interval."""
+    return f"{row[C.VALUE]:.4f} [{row[C.LOW]:.4f}, {row[C.HIGH]:.4f}]"
 
 
 def is_significant(row: Row) -> bool:

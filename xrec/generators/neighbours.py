@@ -1,8 +1,8 @@
 """Neighbours of what a user had, to his top K: score(u, j) = sum over his profile's i of weight(u, i) similarity(i, j).
 
-A profile's i is an item (item-kNN, transitions) or a category; j is an item that may be recommended. Only positive scores
-count. Array names carry their shape: U users of a block, P entries of profiles (the i), I items that may be recommended, T of a
-tile.
+A profile's i is an item (item-kNN, transitions), a category, another user (user-kNN) or a word (content); j is an item that may
+be recommended. Only positive scores count. Array names carry their shape: U users of a block, P entries of profiles (the i), I
+items that may be recommended, T of a tile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from scipy import sparse
 
@@ -36,9 +36,21 @@ if TYPE_CHECKING:  # a task imports this module, and need not import the setting
     from xrec.config import Ranking
 
 PROFILE, PROFILE_WEIGHTS = "profile", "profile_weights"
+PROFILES_SCHEMA = f"{C.USER_IDX} int, {C.PROFILE_IDX} int, {C.WEIGHT} double"
+PROFILES_ARROW = pa.schema({C.USER_IDX: pa.int32(), C.PROFILE_IDX: pa.int32(), C.WEIGHT: pa.float64()})
 EDGES_SCHEMA = f"{C.PROFILE_IDX} int, {C.NEIGHBOUR_IDX} int, {C.SIMILARITY} float"
 EDGES_ARROW = pa.schema({C.PROFILE_IDX: pa.int32(), C.NEIGHBOUR_IDX: pa.int32(), C.SIMILARITY: pa.float32()})
 USERS_A_TILE = 128
+
+
+def heaviest_of(interactions: DataFrame, max_items_per_user: int) -> DataFrame:
+    """A fold's interactions to (``user_idx``, ``item_idx``): each user's heaviest, ties by item, at most so many."""
+    heaviest_first = Window.partitionBy(C.USER_IDX).orderBy(F.desc(C.WEIGHT), C.ITEM_IDX)
+    return (
+        interactions.select(C.USER_IDX, C.ITEM_IDX, F.row_number().over(heaviest_first).alias(C.RANK))
+        .where(F.col(C.RANK) <= max_items_per_user)
+        .select(C.USER_IDX, C.ITEM_IDX)
+    )
 
 
 def score_profiles(
@@ -81,15 +93,21 @@ def score_profiles(
 
         return top_of_tiles(batch, similar.targets, score, tile_items=tile_items, k=k)
 
+    return map_user_blocks(
+        users.join(as_lists(profiles), C.USER_IDX, how="inner"),
+        select,
+        tile_users=min(ranking.tile_users, USERS_A_TILE),
+    )
+
+
+def as_lists(profiles: DataFrame) -> DataFrame:
+    """(``user_idx``, ``profile_idx``, ``weight``) to one row a user: lists of the indexes, rising, and of their weights."""
     by_index = F.sort_array(F.collect_list(F.struct(C.PROFILE_IDX, C.WEIGHT)))
     sorted_profiles = profiles.groupBy(C.USER_IDX).agg(by_index.alias(PROFILE))
-    lists = sorted_profiles.select(
+    return sorted_profiles.select(
         C.USER_IDX,
         F.col(PROFILE)[C.PROFILE_IDX].alias(PROFILE),
         F.col(PROFILE)[C.WEIGHT].alias(PROFILE_WEIGHTS),
-    )
-    return map_user_blocks(
-        users.join(lists, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, USERS_A_TILE)
     )
 
 

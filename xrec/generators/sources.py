@@ -17,13 +17,16 @@ from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
 from xrec.generators import (
     als_trend,
+    content,
     ease,
     ease_categories,
     item_knn,
     popular_in_category,
     popular_in_segment,
     popularity,
+    transition_categories,
     transitions,
+    user_knn,
 )
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
@@ -150,6 +153,13 @@ def _item_knn(given: Given) -> DataFrame:
     )
 
 
+def _user_knn(given: Given) -> DataFrame:
+    interactions, settings = given.read("interactions"), given.settings
+    return user_knn.user_knn_candidates(
+        given.users, given.eligible, interactions, settings.user_knn, settings.ranking, given.folder
+    )
+
+
 def _ease(given: Given) -> DataFrame:
     interactions, settings = given.read("interactions"), given.settings
     return ease.ease_candidates(
@@ -168,6 +178,26 @@ def _transitions(given: Given) -> DataFrame:
     training_events, settings = given.read("training_events"), given.settings
     return transitions.transition_candidates(
         given.users, given.eligible, training_events, settings.transitions, settings.ranking, given.folder
+    )
+
+
+def _transition_categories(given: Given) -> DataFrame:
+    training_events, interactions, settings = given.read("training_events"), given.read("interactions"), given.settings
+    return transition_categories.transition_category_candidates(
+        given.users,
+        given.eligible,
+        training_events,
+        interactions,
+        settings.transitions,
+        settings.ranking,
+        given.folder,
+    )
+
+
+def _content(given: Given) -> DataFrame:
+    items, interactions, settings = given.tables.read("items"), given.read("interactions"), given.settings
+    return content.content_candidates(
+        given.users, given.eligible, items, interactions, settings.content, settings.ranking, given.folder
     )
 
 
@@ -198,9 +228,12 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     popular_in_category.SOURCE: _popular_in_category,
     popular_in_segment.SOURCE: _popular_in_segment,
     item_knn.SOURCE: _item_knn,
+    user_knn.SOURCE: _user_knn,
     ease.SOURCE: _ease,
     ease_categories.SOURCE: _ease_categories,
     transitions.SOURCE: _transitions,
+    transition_categories.SOURCE: _transition_categories,
+    content.SOURCE: _content,
     als_trend.SOURCE: _als_trend,
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""

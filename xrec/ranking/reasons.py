@@ -1,7 +1,7 @@
 """A reason per recommendation: one plain sentence or two, made of what is known to be true.
 
 It says what is new about the category, and why the item: its customers where popularity, of all time or lately, contributed
-most, the user's own heaviest home categories where a model of behaviour did.
+most, its description where that did, the user's own heaviest home categories where a model of behaviour did.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from xrec import columns as C
 from xrec.features.buyers import num_buyers_of
 
 _NUM_NAMED = 2
-_FOLLOWING_SOURCES = ("gru", "transformer", "transitions")
+_FOLLOWING_SOURCES = ("gru", "transformer", "transitions", "transition_categories")
+_CONTENT_SOURCE = "content"
 _POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
 
 
@@ -59,4 +60,7 @@ def _why() -> Column:
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
     by_source = F.when(F.col(C.SOURCE).isin(*_POPULARITY_SOURCES), F.concat(F.lit("Popular: "), chose))
     by_source = by_source.when(F.col(C.SOURCE) == C.RECENT, F.lit("Many customers chose it lately."))
+    by_source = by_source.when(
+        F.col(C.SOURCE) == _CONTENT_SOURCE, F.lit("Its description is like what you chose before.")
+    )
     return by_source.when(F.col(C.SOURCE).isin(*_FOLLOWING_SOURCES), follows).otherwise(alike)

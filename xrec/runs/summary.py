@@ -95,7 +95,8 @@ def print_models(console: Console, context: StageContext, run_id: str) -> None:
             *[f"{name}@{k}" for name in _OTHERS],
         ):
             grid.add_column(title, no_wrap=True)
-        for model in sorted({row[C.MODEL] for row in rows}):
+        # The reach has a model of its own, the union of the sources, which has no list.
+        for model in sorted({row[C.MODEL] for row in rows if row[C.METRIC] in {_HEADLINE, *_OTHERS}}):
             found = {row[C.METRIC]: row for row in rows if row[C.MODEL] == model and row[C.K] == k}
             others = [f"{found[name][C.VALUE]:.4f}" if name in found else "-" for name in _OTHERS]
             grid.add_row(model, *_headline(found.get(_HEADLINE)), *others)
