@@ -333,7 +333,7 @@ class Ranking(Frozen):
     tile_users: Count = 512
     """Users a tile of the top-K kernel."""
     tile_items: Count = 8192
-    """Items a tile of the top-K kernel: tile_users x tile_items x 4 bytes bounds a task's scores."""
+    """Items a tile, of vectors at most 512: tile_users x tile_items x 4 bytes bounds a task's scores."""
 
 
 class Ranker(Frozen):

@@ -11,15 +11,20 @@ any order of summation and with or without fused multiply-add, it differs from t
 g_D sum_d |u_d v_d| <= g_D |u| |v|, g_D = D r / (1 - D r) (Higham 2002, eq. 3.5, and Cauchy-Schwarz); the score itself differs
 from the real dot product by at most (r + 2 D 2^-53) |u| |v|. Underflow adds less than 2^-126 an operation. So, for D < 2^20,
 
-    |tile - score| <= e_u = (D + 2) 2^-23 |u| max|v| + (D + 2) 2^-120
+    |tile - score| <= e_u = (D + 2) 2^-23 (|u| max|v| + 2^-97)
 
-with room for the rounding of the norms. Let t_u be the user's K-th best score so far: a pair whose score is at least t_u has a
-tile value of at least t_u - e_u. Where there is no t_u yet, let a_u be the K-th largest tile value of allowed items: K items
-score at least a_u - e_u, so a pair among the best K has a tile value of at least a_u - 2 e_u. Every pair at or above that bound
-is scored exactly, and no other pair can be among the best K.
+which is twice what is needed: room for the rounding of norms and of thresholds to float32. Each user has a heap of the K largest
+values of allowed items so far, the least a_u at its root. Values of the heap lie within e_u of their scores, so K items score at
+least a_u - e_u, and an item whose value is below a_u - 2 e_u scores less than each of them: it is dropped. What lies between
+a_u - 2 e_u and a_u is kept beside the heap. Where that becomes too much (many equal scores), all that is kept is scored exactly
+and cut to the best K; their scores are their values from then on, and with t_u, the K-th of them, an item whose value is below
+t_u - e_u is dropped (e_u of the tile at hand: later items are shorter). At the end all that is kept is scored exactly, and the
+best K of it, ties by item index, are the answer: what was dropped scores less than K others, or is after K others in order.
 
-**Excluded categories and seen items** are masked before anything is selected. Items come by falling norm: a tile in which
-|u| max|v| + e_u < t_u for all users of the block ends the block, because every later item is shorter.
+**Excluded categories and seen items** are looked at where a value passes the threshold, before it is taken: few do.
+
+**Items come by falling norm.** A user for whom |u| |v| + e_u is below his threshold at the next tile's first item needs none of
+the later items, and leaves the product; where all have left, the block is done.
 """
 
 from __future__ import annotations
@@ -47,8 +52,8 @@ TOP_SCHEMA = f"{C.SCOPE} string, {C.USER_IDX} int, {C.ITEM_IDX} int, {C.SCORE} f
 _TOP_ARROW = pa.schema(
     {C.SCOPE: pa.string(), C.USER_IDX: pa.int32(), C.ITEM_IDX: pa.int32(), C.SCORE: pa.float32(), C.RANK: pa.int32()}
 )
-_PAIRS_A_CHUNK = 1 << 13
-"""Pairs that are scored exactly at once: pairs x D x 8 bytes stay within a core's cache."""
+_TILE_ITEMS = 512
+"""Items of a tile at most: with ``tile_users`` = 512 its values stay within a core's cache, and users leave after each tile."""
 
 
 class VectorError(ValueError):
@@ -74,17 +79,22 @@ class ItemBlock:
     category_I: Array
     vectors_ID: Array
     norms_I: Array
+    position_of: Array
+    """Of each item index its place in the block, -1 where it has none."""
 
     @classmethod
     def build(cls, item_idx_I: Array, category_I: Array, vectors_ID: Array) -> ItemBlock:
         """Items in any order to items by falling norm; raises :class:`VectorError` on a vector that is not finite."""
         norms_I = _norms(vectors_ID, item_idx_I, "item_idx")
         order = np.lexsort((item_idx_I, -norms_I))
+        position_of = np.full(item_idx_I.max(initial=-1) + 1, -1, dtype=np.int32)
+        position_of[item_idx_I[order]] = np.arange(len(order))
         return cls(
             item_idx_I=item_idx_I[order].astype(np.int32),
             category_I=category_I[order].astype(np.int32),
             vectors_ID=np.ascontiguousarray(vectors_ID[order], dtype=np.float32),
             norms_I=norms_I[order],
+            position_of=position_of,
         )
 
 
@@ -107,22 +117,26 @@ class Masks:
 
     def __init__(self, items: ItemBlock, excluded_UC: Array, seen_row: Array, seen_item: Array) -> None:
         """Take the (user row, category code) matrix, and the pairs (user row, item index) of seen items."""
-        self._excluded_UC = excluded_UC
+        self.excluded_UC = excluded_UC
         self._category_I = items.category_I
-        by_item = np.argsort(items.item_idx_I)
-        sorted_item = items.item_idx_I[by_item]
-        place = np.minimum(np.searchsorted(sorted_item, seen_item), max(len(sorted_item) - 1, 0))
-        known = sorted_item[place] == seen_item if len(sorted_item) else np.zeros(len(seen_item), dtype=bool)
-        position = by_item[place[known]]
-        order = np.argsort(position, kind="stable")
-        self._position, self._row = position[order], seen_row[known][order]
+        known = np.flatnonzero(seen_item < len(items.position_of))
+        position = items.position_of[seen_item[known]]
+        self._row, self._position = seen_row[known][position >= 0], position[position >= 0]
 
     def forbidden(self, start: int, stop: int) -> Array:
         """Matrix (users, items from start to stop): true where the user must not get the item."""
-        forbidden_UT = np.take(self._excluded_UC, self._category_I[start:stop], axis=1)
-        first, last = np.searchsorted(self._position, (start, stop))
-        forbidden_UT[self._row[first:last], self._position[first:last] - start] = True
+        forbidden_UT = np.take(self.excluded_UC, self._category_I[start:stop], axis=1)
+        inside = (self._position >= start) & (self._position < stop)
+        forbidden_UT[self._row[inside], self._position[inside] - start] = True
         return forbidden_UT
+
+    def seen(self) -> tuple[Array, Array]:
+        """Positions of seen items, ascending within a user, each user's closed by one beyond all; where each user's begin."""
+        num_users, beyond = len(self.excluded_UC), len(self._category_I)
+        rows = np.arange(num_users)
+        keys = np.concatenate([self._row * (beyond + 1) + self._position, rows * (beyond + 1) + beyond])
+        keys.sort()
+        return (keys % (beyond + 1)).astype(np.int32), np.searchsorted(keys, rows * (beyond + 1))
 
 
 def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> DataFrame:
@@ -194,27 +208,54 @@ def top_k_block(
     vectors_UD: Array, items: ItemBlock, masks: Masks, *, k: int, tile_items: int, user_idx_U: Array | None = None
 ) -> TopItems:
     """Each user's K best allowed items, by falling score, ties by item index; the algorithm is the module's text."""
-    num_users, dim = vectors_UD.shape
+    from xrec.ranking import scan  # noqa: PLC0415 - numba takes half a second, and most tasks need none
+
+    (num_users, dim), num_items = vectors_UD.shape, len(items.item_idx_I)
     norms_U = _norms(vectors_UD, np.arange(num_users) if user_idx_U is None else user_idx_U, "user_idx")
     longest = norms_U.max(initial=0) * items.norms_I.max(initial=0)
     if longest >= 2.0**127:
         raise VectorError(f"vectors: found norms whose product is {longest:.3g}, expected less than 2^127 (float32)")
-    best = no_items()
-    kth_U = np.full(num_users, -np.inf)
-    for start in range(0, len(items.item_idx_I), tile_items):
-        stop = min(start + tile_items, len(items.item_idx_I))
-        longest_U = norms_U * items.norms_I[start]
-        error_U = (dim + 2) * (2.0**-23 * longest_U + 2.0**-120)
-        if np.all(longest_U + error_U < kth_U):
+    if not (num_users and num_items):
+        return no_items()
+    k, width = min(k, num_items), min(tile_items, num_items, _TILE_ITEMS)
+    value_UB = np.full((num_users, k + scan.SPARE), -np.inf, dtype=np.float32)
+    position_UB = np.full(value_UB.shape, -1, dtype=np.int32)
+    count_U, floor_U = np.full(num_users, k), np.full(num_users, -np.inf, dtype=np.float32)
+    active, vectors_AD, values = np.arange(num_users), vectors_UD, np.empty(num_users * width, dtype=np.float32)
+    seen_S, next_seen_U = masks.seen()
+    for start in range(0, num_items, width):
+        tile_TD = items.vectors_ID[start : start + width]
+        shape = len(active), len(tile_TD)
+        tile_AT = np.matmul(vectors_AD, tile_TD.T, out=values[: shape[0] * shape[1]].reshape(shape))
+        remaining = scan.scan(
+            tile_AT,
+            start,
+            active,
+            (dim + 2) * 2.0**-23,
+            vectors_UD,
+            norms_U,
+            masks.excluded_UC,
+            seen_S,
+            next_seen_U,
+            items.vectors_ID,
+            items.norms_I,
+            items.category_I,
+            items.item_idx_I,
+            k,
+            value_UB,
+            position_UB,
+            count_U,
+            floor_U,
+        )
+        if remaining == 0:
             break
-        tile_TD = items.vectors_ID[start:stop]
-        tile_UT = vectors_UD @ tile_TD.T
-        np.putmask(tile_UT, masks.forbidden(start, stop), -np.inf)
-        row, column = propose(tile_UT, kth_U, error_U, k)
-        score = score_pairs(vectors_UD, tile_TD, row, column)
-        best = merge(best, row, items.item_idx_I[start:stop][column], score, k=k)
-        kth_U = kth_scores(best, num_users, k)
-    return best
+        if remaining < len(active):
+            active = active[:remaining]
+            vectors_AD = vectors_UD[active]
+    scan.finish(vectors_UD, items.vectors_ID, items.item_idx_I, k, value_UB, position_UB, count_U, floor_U)
+    best_UK = position_UB[:, k - 1 :: -1]
+    row, place = np.nonzero(best_UK >= 0)
+    return TopItems(row, items.item_idx_I[best_UK[row, place]], value_UB[row, k - 1 - place], place + 1)
 
 
 def propose(tile_UT: Array, kth_U: Array, error_U: Array | float, k: int) -> tuple[Array, Array]:
@@ -237,17 +278,10 @@ def propose(tile_UT: Array, kth_U: Array, error_U: Array | float, k: int) -> tup
 
 def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) -> Array:
     """The scores (float32) of the pairs (row of users, column of the tile), as the module's text defines them."""
+    from xrec.ranking import scan  # noqa: PLC0415 - as above
+
     scores_P = np.empty(len(row), dtype=np.float32)
-    for start in range(0, len(row), _PAIRS_A_CHUNK):
-        pairs = slice(start, start + _PAIRS_A_CHUNK)
-        # The product of two float32 is exact in float64.
-        products_PD = np.multiply(vectors_UD[row[pairs]], tile_TD[column[pairs]], dtype=np.float64)
-        width = products_PD.shape[1]
-        while width > 1:
-            half = (width + 1) // 2
-            products_PD[:, : width - half] += products_PD[:, half:width]
-            width = half
-        scores_P[pairs] = products_PD[:, 0] + 0.0  # + 0.0: a product of -0.0 scores 0.0
+    scan.score_pairs(vectors_UD, tile_TD, row, column, scores_P)
     return scores_P
 
 
