@@ -1,10 +1,11 @@
-"""candidates: every source's exact top K of every user, in both scopes, excluded and seen items masked first.
+"""candidates: every source's exact top K of every user, in both scopes; what is excluded, seen or filtered is masked first.
 
 ./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
 """
 
 from xrec.generators.sources import candidates_of, describe_candidates, sources_of, users_of_folds
-from xrec.ranking.eligibility import eligible_items
+from xrec.ranking.filters import describe_filters, eligible_of_folds
+from xrec.runs.filters import filters_of
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
@@ -12,17 +13,21 @@ from xrec.storage.shared import shared_folder
 
 def run(context: StageContext) -> Figures:
     """Write the candidates of each source, all folds of the run in one write."""
-    tables, settings = context.tables, context.settings
-    eligible = eligible_items(tables.read("items"))
+    tables, settings, main_fold = context.tables, context.settings, context.main_fold
+    items, filters = tables.read("items"), filters_of(context)
+    eligible = eligible_of_folds(items, context.folds, filters)
     sources = sources_of(settings)
-    place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{context.main_fold.name}"
-    proposing = users_of_folds(tables, eligible, context.folds, settings.scopes, settings.feedback)
+    place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{main_fold.name}"
+    proposing = users_of_folds(tables, eligible, settings.scopes, settings.feedback, filters)
     with proposing as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)
             tables.write("candidates", rows, fold=[fold.name for fold in users], source=source)
             context.say(f"{source}: done")
-    return describe_candidates(tables.read("candidates", fold=context.main_fold.name), list(sources))
+    return {
+        **describe_candidates(tables.read("candidates", fold=main_fold.name), list(sources)),
+        **describe_filters(eligible[main_fold], items, filters, main_fold),
+    }
 
 
 if __name__ == "__main__":

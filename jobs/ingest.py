@@ -9,6 +9,7 @@ import json
 from xrec import columns as C
 from xrec.ingest.attributes import describe_attributes, load_attributes
 from xrec.ingest.catalogue import catalogue_of, describe_catalogue
+from xrec.ingest.feeds import describe_feeds, load_feeds
 from xrec.ingest.identities import load_identities
 from xrec.ingest.landing import take_arrivals
 from xrec.ingest.loading import Loaded, load
@@ -25,6 +26,7 @@ def run(context: StageContext) -> Figures:
     identities = load_identities(spark, settings, key)
     opt_outs = load_opt_outs(spark, settings.privacy, key)
     attributes = load_attributes(spark, settings, key)
+    feeds = load_feeds(spark, settings, key)
     loaded = Loaded(layouts=newest_layouts(tables))
     take_arrivals(spark, settings, lambda sources: load(tables, sources, key, loaded))
     loaded.require_some(tables, settings)
@@ -35,8 +37,11 @@ def run(context: StageContext) -> Figures:
         tables.write("opt_outs", opt_outs)
     if attributes is not None:
         tables.write("user_attributes", attributes[0])
+    for name, rows in feeds.items():
+        tables.write(name, rows)
     ours = {KEY_FIGURE: fingerprint(key), LAYOUTS: json.dumps(loaded.layouts)}
     known = {} if attributes is None else describe_attributes(tables.read("user_attributes"), attributes[1])
+    known |= describe_feeds({name: tables.read(name) for name in feeds})
     return {**loaded.figures(), **describe_catalogue(tables.read("catalogue"), loaded.num_left_out), **known, **ours}
 
 

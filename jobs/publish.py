@@ -11,6 +11,7 @@ from xrec.features.buyers import num_buyers_of
 from xrec.ranking.lists import lists_and_earlier
 from xrec.ranking.publishing import check_staged, require_all
 from xrec.ranking.serving import JudgedFold, beside_popularity, read_model
+from xrec.runs.filters import check_staged_lists
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -35,6 +36,7 @@ def run(context: StageContext) -> Figures:
     users = had.join(context.users_served().select(C.USER_IDX), C.USER_IDX, how="left_semi")
     checks = check_staged(lists, published, users, quality, settings.publish, top_k=settings.ranking.top_k)
     require_all(checks, run_date)
+    check_staged_lists(context)
     staged = tables.read("staged_recommendations", run_date=run_date).drop(C.VERSIONS)
     version = tables.write("recommendations", staged, run_date=run_date)
     return {"published": f"{run_date} as version {version}", **{check.name: check.said for check in checks}}

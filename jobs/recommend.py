@@ -17,6 +17,7 @@ from xrec.ranking.lists import (
 )
 from xrec.ranking.reasons import with_reasons
 from xrec.ranking.serving import contributing, read_model
+from xrec.runs.filters import check_recommended
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -32,6 +33,7 @@ def run(context: StageContext) -> Figures:
     weights = contributing(model, choices, context.settings, sources_of(context.settings))
     lists = lists_of(candidates, weights, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
+    check_recommended(context, lists)
     explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
     rows = recommendation_rows(
         explained,

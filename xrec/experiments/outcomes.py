@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Experiment, Settings
 from xrec.experiments.assignment import assigned_arm
-from xrec.logrules.identity import with_persons
+from xrec.logrules.identity import with_persons_now
 
 USED, WINDOW_OPEN = "used", "window_open"
 USES = (USED, "other_experiment", C.OPTED_OUT, "no_person", "arm_unknown", "wrong_arm", WINDOW_OPEN)
@@ -132,10 +132,7 @@ def segments_of(attributes: DataFrame, identities: DataFrame | None, settings: S
 
     A person of several users whose values differ is in no segment of that attribute.
     """
-    has_platform = F.col(C.PLATFORM) != ""
-    timed = attributes.where(has_platform).withColumn(C.EVENT_TS, F.now())
-    named = with_persons(timed, identities, settings).drop(C.EVENT_TS)
-    known = attributes.where(~has_platform).unionByName(named)
+    known = with_persons_now(attributes, identities, settings)
     agreed = known.groupBy(C.USER_ID, C.ATTRIBUTE).agg(F.max(C.VALUE).alias(C.VALUE), F.min(C.VALUE).alias("least"))
     segment = F.concat_ws("=", C.ATTRIBUTE, C.VALUE).alias(C.SLICE)
     return agreed.where(F.col(C.VALUE) == F.col("least")).select(C.USER_ID, segment)

@@ -28,7 +28,7 @@ from scipy.linalg import lapack
 
 from xrec import columns as C
 from xrec.generators.neighbours import PROFILE, USERS_A_TILE, targets_without_vectors, top_of_tiles
-from xrec.ranking.topk import Array, ItemBlock, TopItems, flatten, map_user_blocks, spread
+from xrec.ranking.topk import Array, ItemBlock, TopItems, flatten, map_user_blocks, masked_by, spread
 from xrec.storage.shared import SharedFolder, SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
@@ -73,7 +73,7 @@ def ease_candidates(
     """
     pairs = interactions.select(C.USER_IDX, C.ITEM_IDX)
     by_users = check_size(pairs, ease)
-    shared, items = folder.share(pairs), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
+    shared, items = folder.share(pairs), folder.share(masked_by(eligible))
     weights = folder.share(solve(shared, ease.reg_param, items, pairs, by_users=by_users))
     if not by_users:
         return _score_items(users, pairs, weights, items, ranking)
@@ -179,10 +179,7 @@ def read_weights(weights: SharedRows) -> tuple[Array, Array]:
 
 def _targets(items: SharedRows, known_idx_I: Array) -> ItemBlock:
     """The items that may be recommended and that somebody had, by index."""
-    table = items.read()
-    item_idx, code = table[C.ITEM_IDX].to_numpy(), table[C.CATEGORY_CODE].to_numpy()
-    kept = np.isin(item_idx, known_idx_I)
-    return targets_without_vectors(item_idx[kept], code[kept])
+    return targets_without_vectors(items.read(), known_idx_I)
 
 
 def _score_items(

@@ -23,9 +23,11 @@ from xrec.ranking.topk import (
     ItemBlock,
     TopItems,
     build_masks,
+    class_codes_of,
     flatten,
     kth_scores,
     map_user_blocks,
+    masked_by,
     merge,
     no_items,
     propose,
@@ -76,7 +78,7 @@ def score_profiles(
         One row a (``profile_idx``, ``neighbour_idx``), with ``similarity`` (float).
     """
     # Not joined by Spark: it cannot know how many neighbours come out of Python, takes them for few and broadcasts them.
-    edges, items = folder.share(neighbours), folder.share(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE))
+    edges, items = folder.share(neighbours), folder.share(masked_by(eligible))
     tile_items, k = ranking.tile_items, ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
@@ -130,9 +132,16 @@ def top_of_tiles(
     return best
 
 
-def targets_without_vectors(item_idx_I: Array, category_I: Array) -> ItemBlock:
-    """Items as the masks want them, by item index, with vectors of length zero."""
-    return ItemBlock.build(item_idx_I, category_I, np.zeros((len(item_idx_I), 1), np.float32))
+def targets_without_vectors(items: pa.Table, wanted_idx: Array) -> ItemBlock:
+    """Those of the shared eligible items that are wanted, as the masks want them: by item index, with vectors of length zero."""
+    item_idx, class_code = items[C.ITEM_IDX].to_numpy(), class_codes_of(items)
+    kept = np.isin(item_idx, wanted_idx)
+    return ItemBlock.build(
+        item_idx[kept],
+        items[C.CATEGORY_CODE].to_numpy()[kept],
+        np.zeros((kept.sum(), 1), np.float32),
+        None if class_code is None else class_code[kept],
+    )
 
 
 def largest(values: Array, ties_by: Array, k: int) -> Array:
@@ -158,11 +167,11 @@ def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Sim
     eligible, table = items.read(), edges.read()
     entry, target, similarity = (table[name].to_numpy() for name in (C.PROFILE_IDX, C.NEIGHBOUR_IDX, C.SIMILARITY))
     eligible_idx = eligible[C.ITEM_IDX].to_numpy()
-    code_of = np.full(int(max(target.max(initial=-1), eligible_idx.max(initial=-1))) + 1, -1, dtype=np.int32)
-    code_of[eligible_idx] = eligible[C.CATEGORY_CODE].to_numpy()
-    kept = code_of[target] >= 0
+    is_eligible = np.zeros(int(max(target.max(initial=-1), eligible_idx.max(initial=-1))) + 1, dtype=bool)
+    is_eligible[eligible_idx] = True
+    kept = is_eligible[target]
     entry, target, similarity = entry[kept], target[kept], similarity[kept]
-    is_target = np.zeros(len(code_of), dtype=bool)
+    is_target = np.zeros(len(is_eligible), dtype=bool)
     is_target[target] = True
     targets, place = np.flatnonzero(is_target), np.cumsum(is_target) - 1
     similar_PI = sparse.csr_matrix(
@@ -170,7 +179,7 @@ def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Sim
         shape=(int(entry.max(initial=0)) + 1, max(len(targets), 1)),
     )
     return _Similar(
-        targets=targets_without_vectors(targets, code_of[targets]),
+        targets=targets_without_vectors(eligible, targets),
         tiles=[similar_PI[:, start : start + tile_items] for start in range(0, len(targets), tile_items)],
         num_entries=similar_PI.shape[0],
     )

@@ -30,6 +30,7 @@ from xrec.generators import (
 )
 from xrec.generators.factors import factor_candidates
 from xrec.ranking.eligibility import users_of
+from xrec.ranking.filters import ListFilters, forbidden_classes
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import Tables
 
@@ -51,18 +52,27 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 
 @contextmanager
 def users_of_folds(
-    tables: Tables, eligible: DataFrame, folds: Sequence[Fold], scopes: Sequence[str], feedback: Feedback
+    tables: Tables,
+    eligible: Mapping[Fold, DataFrame],
+    scopes: Sequence[str],
+    feedback: Feedback,
+    filters: ListFilters | None = None,
 ) -> Iterator[dict[Fold, DataFrame]]:
-    """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks."""
-    users = {
-        fold: users_of(
+    """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks.
+
+    ``eligible`` has each fold's items that may be recommended.
+    """
+    users = {}
+    for fold, items in eligible.items():
+        asked = filters if filters is not None and filters.apply_to(fold) else None
+        users[fold] = users_of(
             _not_proposed(tables, fold, feedback),
             tables.read("user_categories", fold=fold.name),
-            eligible,
+            items,
             scopes,
+            forbidden=None if asked is None else forbidden_classes(items, asked, fold),
+            blocked=None if asked is None else asked.blocked,
         ).persist(StorageLevel.DISK_ONLY)
-        for fold in folds
-    }
     try:
         yield users
     finally:
@@ -84,20 +94,20 @@ def candidates_of(
     source: str,
     tables: Tables,
     users: Mapping[Fold, DataFrame],
-    eligible: DataFrame,
+    eligible: Mapping[Fold, DataFrame],
     settings: Settings,
     folder: SharedFolder,
 ) -> DataFrame:
     """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
 
-    They must be written while the ``folder`` lives: the items lie in it. In scopes that are only judged, the lists are no longer
-    than what is judged.
+    ``users`` and ``eligible`` have the same folds. The rows must be written while the ``folder`` lives: the items lie in it. In
+    scopes that are only judged, the lists are no longer than what is judged.
     """
     generate = GENERATORS.get(source, _factors)
     serves = F.col(C.SCOPE) == settings.ranking.scope
     is_kept = serves | (F.col(C.RANK) <= max(settings.evaluation.ks))
     rows = [
-        generate(Given(source, tables, users[fold], eligible, fold, settings, folder))
+        generate(Given(source, tables, users[fold], eligible[fold], fold, settings, folder))
         .where(is_kept)
         .select(F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*")
         for fold in users

@@ -28,21 +28,38 @@ def with_persons(events: DataFrame, identities: DataFrame | None, settings: Sett
     return joined.withColumn(C.USER_ID, F.coalesce(person, alone)).select(*events.columns)
 
 
+def with_persons_now(rows: DataFrame, identities: DataFrame | None, settings: Settings) -> DataFrame:
+    """Rows (``platform``, ``user_id``, ...) with the person of today in ``user_id``; without a platform (empty) it is one."""
+    has_platform = F.col(C.PLATFORM) != ""
+    timed = rows.where(has_platform).withColumn(C.EVENT_TS, F.now())
+    return rows.where(~has_platform).unionByName(with_persons(timed, identities, settings).drop(C.EVENT_TS))
+
+
+def with_persons_ever(rows: DataFrame, identities: DataFrame | None, settings: Settings) -> DataFrame:
+    """Rows (``platform``, ``user_id``, ...) as a row for every person who the user is or ever was, in ``user_id``.
+
+    Without a platform (empty) the user is a person already.
+    """
+    has_platform = F.col(C.PLATFORM) != ""
+    by_user = rows.where(has_platform)
+    alone = by_user.withColumn(C.USER_ID, named_alone(settings, has_identities=identities is not None))
+    persons = rows.where(~has_platform).unionByName(alone)
+    if identities is None:
+        return persons
+    named = by_user.join(
+        identities.select(C.PLATFORM, C.USER_ID, C.PERSON_ID), [C.PLATFORM, C.USER_ID], how="inner"
+    ).withColumn(C.USER_ID, F.col(C.PERSON_ID))
+    return persons.unionByName(named.select(*rows.columns))
+
+
 def persons_ever(users: DataFrame, identities: DataFrame | None, settings: Settings) -> DataFrame:
     """Users (``platform``, ``user_id``) to every person who they are or ever were, as ``user_id``; once each."""
-    alone = users.select(named_alone(settings, has_identities=identities is not None).alias(C.USER_ID))
-    if identities is None:
-        return alone.distinct()
-    named = users.join(identities, [C.PLATFORM, C.USER_ID], how="inner").select(F.col(C.PERSON_ID).alias(C.USER_ID))
-    return alone.unionByName(named).distinct()
+    return with_persons_ever(users, identities, settings).select(C.USER_ID).distinct()
 
 
 def persons_opted_out(opt_outs: DataFrame, identities: DataFrame | None, settings: Settings) -> DataFrame:
     """Rows of ``opt_outs`` to the persons who are left out, as ``user_id``; once each."""
-    has_platform = F.col(C.PLATFORM) != ""
-    by_person = opt_outs.where(~has_platform).select(C.USER_ID)
-    by_user = persons_ever(opt_outs.where(has_platform).select(C.PLATFORM, C.USER_ID), identities, settings)
-    return by_person.unionByName(by_user).distinct()
+    return persons_ever(opt_outs.select(C.PLATFORM, C.USER_ID), identities, settings)
 
 
 def named_alone(settings: Settings, *, has_identities: bool) -> Column:

@@ -1,6 +1,7 @@
 """Who may get what: per user and scope, the categories that are excluded and the items that were seen.
 
-Items that are not ``recommendable`` (non-merchandise, unknown category) never enter, whatever the source.
+What the shop's filters forbid (:mod:`xrec.ranking.filters`) joins both. Items that are not ``recommendable`` (non-merchandise,
+unknown category) never enter, whatever the source.
 """
 
 from __future__ import annotations
@@ -37,12 +38,25 @@ def eligible_items(items: DataFrame) -> DataFrame:
 
 
 def users_of(
-    interactions: DataFrame, user_categories: DataFrame, eligible: DataFrame, scopes: Sequence[str]
+    interactions: DataFrame,
+    user_categories: DataFrame,
+    eligible: DataFrame,
+    scopes: Sequence[str],
+    *,
+    forbidden: DataFrame | None = None,
+    blocked: DataFrame | None = None,
 ) -> DataFrame:
     """A fold's interactions and user categories to one row a (``scope``, ``user_idx``), with ``excluded`` and ``seen``.
 
     Every user with an interaction is there. ``excluded`` holds the codes of the categories that the scope excludes, ``seen``
     the indexes of all items that he had (none in the scope ``all``); both may be empty, neither is null.
+
+    Parameters
+    ----------
+    forbidden
+        Rows of ``user_idx`` and ``forbidden``, the codes of the classes of items that filters keep from a user in every scope.
+    blocked
+        Pairs (``user_idx``, ``item_idx``) that must not be, in any scope.
     """
     seen = interactions.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(C.SEEN))
     codes = eligible.select(C.CATEGORY, C.CATEGORY_CODE).distinct()
@@ -55,12 +69,20 @@ def users_of(
     )
     users = seen.join(excluded, C.USER_IDX, how="left")
     nothing = F.array().cast("array<int>")
+    classes, pairs = nothing, nothing
+    if forbidden is not None:
+        users = users.join(forbidden.select(C.USER_IDX, C.FORBIDDEN), C.USER_IDX, how="left")
+        classes = F.coalesce(F.col(C.FORBIDDEN), nothing)
+    if blocked is not None:
+        items = F.sort_array(F.collect_set(C.ITEM_IDX)).alias(C.BLOCKED)
+        users = users.join(blocked.groupBy(C.USER_IDX).agg(items), C.USER_IDX, how="left")
+        pairs = F.coalesce(F.col(C.BLOCKED), nothing)
     scoped = [
         users.select(
             F.lit(scope).alias(C.SCOPE),
             C.USER_IDX,
-            (F.coalesce(F.col(scope), nothing) if scope in EXCLUDING else nothing).alias(C.EXCLUDED),
-            (nothing if scope == SEES_ALL else F.col(C.SEEN)).alias(C.SEEN),
+            F.concat(F.coalesce(F.col(scope), nothing) if scope in EXCLUDING else nothing, classes).alias(C.EXCLUDED),
+            F.concat(nothing if scope == SEES_ALL else F.col(C.SEEN), pairs).alias(C.SEEN),
         )
         for scope in scopes
     ]

@@ -60,6 +60,7 @@ def _write(dtype: Any, dims: int) -> Any:
 
 
 _F4, _F8, _I4, _I8 = types.float32, types.float64, types.int32, types.int64
+_TAKEN: Any = types.Tuple([_I8, _F4])  # type: ignore[no-untyped-call]
 _VECTORS, _PLACES = _read(_F4, 2), (_write(_F4, 1), _write(_I4, 1))
 
 
@@ -147,7 +148,7 @@ def _part_reaches(part_T: Array, floor: np.float32) -> bool:
     return found
 
 
-@_compiled(types.Tuple((_I8, _F4))(_F4, _I4, _I8, *_PLACES, _I8, _F4, _F8))
+@_compiled(_TAKEN(_F4, _I4, _I8, *_PLACES, _I8, _F4, _F8))
 def _take(
     value: np.float32,
     position: np.int32,
@@ -180,7 +181,7 @@ def _take(
 _SCAN = _I8(
     *(_read(_F4, 2), _I8, _write(_I8, 1), _F8),  # the tile
     *(_VECTORS, _read(_F8, 1), _read(types.boolean, 2), _read(_I4, 1), _write(_I8, 1)),  # users
-    *(_VECTORS, _read(_F8, 1), _read(_I4, 1), _read(_I4, 1)),  # items
+    *(_VECTORS, _read(_F8, 1), _read(_I4, 1), _read(_I4, 1), _read(_I4, 1)),  # items
     *(_I8, _write(_F4, 2), _write(_I4, 2), _write(_I8, 1), _write(_F4, 1)),  # the best so far
 )
 
@@ -199,6 +200,7 @@ def scan(
     vectors_ID: Array,
     norms_I: Array,
     category_I: Array,
+    class_I: Array,
     item_idx_I: Array,
     k: int,
     value_UB: Array,
@@ -216,6 +218,8 @@ def scan(
         Is overwritten: its first entries are the users who need the next tile.
     error
         The bound of |tile - score| is this x (|u| |v| + ``_UNDERFLOW``).
+    excluded_UC, category_I, class_I
+        Which codes a user must not get, and the two codes of each item (the same one twice where filters give no class).
     seen_S, next_seen_U
         Positions of seen items, ascending within a user, each user's closed by one beyond all; and where each user stands.
     count_U, floor_U
@@ -239,7 +243,7 @@ def scan(
                     continue
                 for n in range(part, min(part + _PART, width)):
                     value, position = tile_AT[a, n], np.int32(start + n)
-                    if value < floor or excluded_UC[u, category_I[position]]:
+                    if value < floor or excluded_UC[u, category_I[position]] or excluded_UC[u, class_I[position]]:
                         continue
                     while seen_S[seen] < position:
                         seen += 1

@@ -21,7 +21,8 @@ and cut to the best K; their scores are their values from then on, and with t_u,
 t_u - e_u is dropped (e_u of the tile at hand: later items are shorter). At the end all that is kept is scored exactly, and the
 best K of it, ties by item index, are the answer: what was dropped scores less than K others, or is after K others in order.
 
-**Excluded categories and seen items** are looked at where a value passes the threshold, before it is taken: few do.
+**Excluded categories, forbidden classes** (items that a filter treats alike) **and seen items** are looked at where a value passes
+the threshold, before it is taken: few do.
 
 **Items come by falling norm.** A user for whom |u| |v| + e_u is below his threshold at the next tile's first item needs none of
 the later items, and leaves the product; where all have left, the block is done.
@@ -73,7 +74,7 @@ class TopItems(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ItemBlock:
-    """All items that may be recommended, by falling norm: item index, category code, vector, norm."""
+    """All items that may be recommended, by falling norm: item index, category code, vector, norm, class code."""
 
     item_idx_I: Array
     category_I: Array
@@ -81,9 +82,11 @@ class ItemBlock:
     norms_I: Array
     position_of: Array
     """Of each item index its place in the block, -1 where it has none."""
+    class_I: Array | None = None
+    """Codes of what the filters tell apart, beyond those of the categories; None where no filter compares items with users."""
 
     @classmethod
-    def build(cls, item_idx_I: Array, category_I: Array, vectors_ID: Array) -> ItemBlock:
+    def build(cls, item_idx_I: Array, category_I: Array, vectors_ID: Array, class_I: Array | None = None) -> ItemBlock:
         """Items in any order to items by falling norm; raises :class:`VectorError` on a vector that is not finite."""
         norms_I = _norms(vectors_ID, item_idx_I, "item_idx")
         order = np.lexsort((item_idx_I, -norms_I))
@@ -95,13 +98,26 @@ class ItemBlock:
             vectors_ID=np.ascontiguousarray(vectors_ID[order], dtype=np.float32),
             norms_I=norms_I[order],
             position_of=position_of,
+            class_I=None if class_I is None else class_I[order].astype(np.int32),
         )
 
 
 def item_rows(items: DataFrame, vectors: DataFrame) -> DataFrame:
-    """Rows (``item_idx``, ``category_code``) and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them."""
-    rows = vectors.join(items, F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
-    return rows.select(C.ITEM_IDX, C.CATEGORY_CODE, C.VECTOR)
+    """Rows of :func:`masked_by` and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them."""
+    masks = masked_by(items)
+    rows = vectors.join(masks, F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
+    return rows.select(*masks.columns, C.VECTOR)
+
+
+def masked_by(items: DataFrame) -> DataFrame:
+    """Eligible items to what the masks want of them: ``item_idx``, ``category_code``, and ``class_code`` where filters gave one."""
+    return items.select(*[name for name in (C.ITEM_IDX, C.CATEGORY_CODE, C.CLASS_CODE) if name in items.columns])
+
+
+def class_codes_of(table: pa.Table) -> Array | None:
+    """The class codes of shared rows of :func:`masked_by`, where they have some."""
+    codes: Array | None = table[C.CLASS_CODE].to_numpy() if C.CLASS_CODE in table.column_names else None
+    return codes
 
 
 @lru_cache(maxsize=1)
@@ -109,16 +125,17 @@ def read_block(items: SharedRows) -> ItemBlock:
     """Shared rows of :func:`item_rows`; a Python process that serves several tasks reads them once."""
     table = items.read()
     item_idx = table[C.ITEM_IDX].to_numpy()
-    return ItemBlock.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), _matrix(table[C.VECTOR], item_idx, "item_idx"))
+    vectors_ID = _matrix(table[C.VECTOR], item_idx, "item_idx")
+    return ItemBlock.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), vectors_ID, class_codes_of(table))
 
 
 class Masks:
-    """What a block of users must not get: excluded categories, and seen items."""
+    """What a block of users must not get: excluded categories and classes, and seen items."""
 
     def __init__(self, items: ItemBlock, excluded_UC: Array, seen_row: Array, seen_item: Array) -> None:
-        """Take the (user row, category code) matrix, and the pairs (user row, item index) of seen items."""
+        """Take the (user row, category or class code) matrix, and the pairs (user row, item index) of seen items."""
         self.excluded_UC = excluded_UC
-        self._category_I = items.category_I
+        self._category_I, self._class_I = items.category_I, items.class_I
         known = np.flatnonzero(seen_item < len(items.position_of))
         position = items.position_of[seen_item[known]]
         self._row, self._position = seen_row[known][position >= 0], position[position >= 0]
@@ -126,6 +143,8 @@ class Masks:
     def forbidden(self, start: int, stop: int) -> Array:
         """Matrix (users, items from start to stop): true where the user must not get the item."""
         forbidden_UT = np.take(self.excluded_UC, self._category_I[start:stop], axis=1)
+        if self._class_I is not None:
+            forbidden_UT |= np.take(self.excluded_UC, self._class_I[start:stop], axis=1)
         inside = (self._position >= start) & (self._position < stop)
         forbidden_UT[self._row[inside], self._position[inside] - start] = True
         return forbidden_UT
@@ -147,8 +166,8 @@ def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> D
     Parameters
     ----------
     users
-        One row a (``scope``, ``user_idx``), with ``vector`` (array<float>), ``excluded`` (category codes) and ``seen`` (item
-        indexes), none of them null.
+        One row a (``scope``, ``user_idx``), with ``vector`` (array<float>), ``excluded`` (codes of categories and classes) and
+        ``seen`` (item indexes), none of them null.
     items
         The items that may be recommended: shared rows of :func:`item_rows`.
     """
@@ -192,8 +211,9 @@ def spread(rows: DataFrame, column: str) -> DataFrame:
 def build_masks(batch: pa.RecordBatch, items: ItemBlock) -> Masks:
     """The masks of a batch's users, from its columns ``excluded`` and ``seen``."""
     excluded_row, excluded_code = flatten(batch.column(C.EXCLUDED))
-    num_categories = 1 + max(excluded_code.max(initial=0), items.category_I.max(initial=0))
-    excluded_UC = np.zeros((batch.num_rows, num_categories), dtype=bool)
+    classes = items.category_I if items.class_I is None else items.class_I
+    num_codes = 1 + max(excluded_code.max(initial=0), items.category_I.max(initial=0), classes.max(initial=0))
+    excluded_UC = np.zeros((batch.num_rows, num_codes), dtype=bool)
     excluded_UC[excluded_row, excluded_code] = True
     return Masks(items, excluded_UC, *flatten(batch.column(C.SEEN)))
 
@@ -240,6 +260,7 @@ def top_k_block(
             items.vectors_ID,
             items.norms_I,
             items.category_I,
+            items.category_I if items.class_I is None else items.class_I,
             items.item_idx_I,
             k,
             value_UB,

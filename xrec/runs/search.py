@@ -18,7 +18,8 @@ from xrec.evaluation.slices import scope_slice
 from xrec.features.buyers import num_buyers_of
 from xrec.generators.als import MODEL, train_als
 from xrec.generators.sources import candidates_of, users_of_folds
-from xrec.ranking.eligibility import eligible_items
+from xrec.ranking.filters import eligible_of_folds
+from xrec.runs.filters import filters_of
 from xrec.runs.stage import StageContext
 from xrec.storage.files import absolute, remove
 from xrec.storage.shared import shared_folder
@@ -108,9 +109,10 @@ def _try(context: StageContext, als: Als) -> Trial:
     ]
     tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     remove(checkpoints)
-    eligible = eligible_items(tables.read("items"))
+    filters = filters_of(context)
+    eligible = eligible_of_folds(tables.read("items"), folds, filters)
     with (
-        users_of_folds(tables, eligible, folds, [scope], settings.feedback) as users,
+        users_of_folds(tables, eligible, [scope], settings.feedback, filters) as users,
         shared_folder(f"{artifacts}/shared/search-{folds[-1].name}") as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)
