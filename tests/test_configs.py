@@ -47,6 +47,18 @@ FIGURES = {
         },
         (5, 0),
     ),
+    "example_filters": (
+        (11, 5, 5, 1),
+        {
+            "event_ts_unparsable": 1,
+            "event_type_unknown": 1,
+            "price_not_positive": 1,
+            "quantity_not_positive": 1,
+            "row_malformed": 1,
+            "user_id_missing": 1,
+        },
+        (5, 0),
+    ),
     "example_platforms": (
         (16, 8, 6, 2),
         {

@@ -212,8 +212,9 @@ def mllib_job(spark: SparkSession, folder: Path, k: int) -> None:
         )
 
     users, items = factors("users", "user_idx"), factors("items", "item_idx")
+    dim = items.select(F.max(F.size("features"))).first()[0]
     constructor = spark._jvm.org.apache.spark.ml.recommendation.ALSModel
-    model = constructor("bench", DIM, users._jdf, items._jdf).setUserCol("user").setItemCol("item")
+    model = constructor("bench", dim, users._jdf, items._jdf).setUserCol("user").setItemCol("item")
     ALSModel(model).recommendForAllUsers(k).write.mode("overwrite").parquet(str(folder / "mllib"))
 
 
