@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from py4j.protocol import Py4JError
 
+from xrec.config import Settings, load_settings
 from xrec.runs.stage import describe_error
-from xrec.runs.stages import STAGE_NAMES, select_stages
+from xrec.runs.stages import STAGE_NAMES, STAGES, reads_of, select_stages, writes_of
 
 _TASK = "An error occurred while calling o1.save.\n: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while "
 
@@ -46,3 +49,20 @@ def test_a_model_that_nobody_blends_is_not_trained() -> None:
     assert names("popularity", "recent") == [name for name in STAGE_NAMES if name not in trains]
     assert set(names("als", "gru")) & trains == trains - {"train_transformer"}
     assert names("popularity", only=("train_gru",)) == ["train_gru"], "who asks for it gets it"
+
+
+def test_the_plan_names_what_filters_read_and_write() -> None:
+    by_name = {stage.name: stage for stage in STAGES}
+
+    def extra(settings: Settings, stage: str) -> tuple[set[str], set[str]]:
+        info = by_name[stage]
+        return set(reads_of(info, settings)) - set(info.reads), set(writes_of(info, settings)) - set(info.writes)
+
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    without, filtered = (load_settings([conf / f"example_{name}.yaml"]) for name in ("csv", "filters"))
+    assert all(extra(without, name) == (set(), set()) for name in STAGE_NAMES)
+    feeds = {"item_filters", "user_filters", "blocked_pairs"}
+    assert extra(filtered, "ingest") == (set(), feeds)
+    assert extra(filtered, "candidates") == ({"users", *feeds}, set())
+    assert feeds < extra(filtered, "publish")[0]
+    assert extra(filtered, "evaluate") == (set(), set())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xrec.config import Settings, attributes_in
 from xrec.features.sequence_files import MODELS
 
 
@@ -20,6 +21,10 @@ class StageInfo:
     """Trains with Horovod, so it is a Spark application of its own whose tasks are never retried (design, decision 7)."""
     serves: tuple[str, ...] = ()
     """The sources that it is there for: it is left out where ``ranking.sources`` names none of them. Empty: for all."""
+    loads_feeds: bool = False
+    """Writes the feeds that ``filters`` names as well."""
+    obeys_filters: bool = False
+    """Asks the rules and blocked pairs of ``filters``, where there are some, and so reads what they look at."""
 
 
 STAGES: tuple[StageInfo, ...] = (
@@ -28,6 +33,7 @@ STAGES: tuple[StageInfo, ...] = (
         does="clean the log",
         reads=(),
         writes=("events", "events_quarantine", "accounts", "catalogue_entries", "catalogue"),
+        loads_feeds=True,
     ),
     StageInfo(
         name="judge",
@@ -82,6 +88,7 @@ STAGES: tuple[StageInfo, ...] = (
         does="exact top K of every source",
         reads=("vectors", "items", "user_categories", "interactions", "training_events"),
         writes=("candidates",),
+        obeys_filters=True,
     ),
     StageInfo(
         name="blend",
@@ -115,6 +122,7 @@ STAGES: tuple[StageInfo, ...] = (
             "interactions",
         ),
         writes=("staged_recommendations",),
+        obeys_filters=True,
     ),
     StageInfo(
         name="evaluate",
@@ -127,6 +135,7 @@ STAGES: tuple[StageInfo, ...] = (
         does="check the lists, and let them out",
         reads=("staged_recommendations", "recommendations", "candidates", "targets", "interactions", "serving_models"),
         writes=("recommendations",),
+        obeys_filters=True,
     ),
     StageInfo(
         name="report",
@@ -137,6 +146,33 @@ STAGES: tuple[StageInfo, ...] = (
 )
 
 STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+
+
+def reads_of(stage: StageInfo, settings: Settings) -> tuple[str, ...]:
+    """The tables that a stage reads with these settings: with filters also what their rules and blocked pairs look at."""
+    filters = settings.filters
+    if filters is None or not stage.obeys_filters:
+        return stage.reads
+    mentioned = [attributes_in(rule) for rule in filters.rules.values()]
+    of_users = {name for rule in mentioned for name in rule.of_user}
+    looked_at = {
+        "item_filters": any(rule.of_item for rule in mentioned),
+        "user_filters": filters.users is not None and not of_users.isdisjoint(filters.users.attributes),
+        "user_attributes": settings.users is not None and not of_users.isdisjoint(settings.users.attributes),
+        "blocked_pairs": filters.blocked is not None,
+    }
+    # Feeds have keys, lists and candidates have indexes.
+    keys = ("items", "users")
+    return tuple(dict.fromkeys((*stage.reads, *keys, *[name for name, is_read in looked_at.items() if is_read])))
+
+
+def writes_of(stage: StageInfo, settings: Settings) -> tuple[str, ...]:
+    """The tables that a stage writes with these settings: ingest also the feeds that ``filters`` names."""
+    filters = settings.filters
+    if filters is None or not stage.loads_feeds:
+        return stage.writes
+    feeds = {"item_filters": filters.items, "user_filters": filters.users, "blocked_pairs": filters.blocked}
+    return (*stage.writes, *[name for name, feed in feeds.items() if feed is not None])
 
 
 def select_stages(first: str | None, last: str | None, only: Sequence[str], sources: Sequence[str]) -> list[StageInfo]:

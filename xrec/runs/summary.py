@@ -15,7 +15,7 @@ from xrec.evaluation.report import is_significant, of_one_fold
 from xrec.evaluation.slices import SCOPES
 from xrec.runs.ledger import StageRun, newest_runs
 from xrec.runs.stage import StageContext
-from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo
+from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo, reads_of, writes_of
 from xrec.schemas import TABLES
 from xrec.storage.tables import Tables, read_table_version
 
@@ -31,11 +31,12 @@ def print_plan(console: Console, tables: Tables, chosen: Sequence[StageInfo], se
     where = settings.storage.catalog or settings.storage.root
     console.print(f"xrec: {len(chosen)} of {len(STAGES)} stages, settings {settings.digest()}, tables in {where}")
     versions = {name: read_table_version(tables, name) for name in TABLES}
-    made = {name for stage in chosen for name in stage.writes}
+    made = {name for stage in chosen for name in writes_of(stage, settings)}
     grid = Grid("stage", "runs", "reads", "writes", title="plan")
     for stage in STAGES:
-        reads = ", ".join(f"{name}@{_shown(versions[name], name in made)}" for name in stage.reads)
-        grid.add_row(stage.name, "yes" if stage in chosen else "no (not chosen)", reads, ", ".join(stage.writes))
+        reads = ", ".join(f"{name}@{_shown(versions[name], name in made)}" for name in reads_of(stage, settings))
+        writes = ", ".join(writes_of(stage, settings))
+        grid.add_row(stage.name, "yes" if stage in chosen else "no (not chosen)", reads, writes)
     console.print(grid)
 
 
