@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
+from threadpoolctl import threadpool_limits
 
 from xrec.config import Ranking
 from xrec.ranking.topk import ItemBlock, Masks, TopItems, VectorError, score_pairs, top_k, top_k_block
@@ -72,6 +75,18 @@ class RandomWorld:
 
     def top(self, k: int, tile_items: int) -> Rows:
         return rows_of(top_k_block(self.users, self.block(), self.masks(), k=k, tile_items=tile_items))
+
+    def top_by_blocks(self, k: int, tile_items: int, tile_users: int, threads: int) -> Rows:
+        """The same with the users cut into blocks, which threads take as they come."""
+        block, starts = self.block(), range(0, self.num_users, tile_users)
+
+        def work(start: int) -> Rows:
+            part = slice(start, start + tile_users)
+            top = top_k_block(self.users[part], block, self.masks(part), k=k, tile_items=tile_items)
+            return [(start + row, *rest) for row, *rest in rows_of(top)]
+
+        with ThreadPoolExecutor(threads) as pool:
+            return [row for rows in pool.map(work, starts) for row in rows]
 
     def brute_force(self, k: int) -> Rows:
         """Every allowed pair's exact score, sorted."""
@@ -148,6 +163,103 @@ def test_scores_that_float32_cannot_tell_apart_are_ordered_by_the_exact_score() 
     exact = np.array([[naive_score(user, item) for item in world.items] for user in world.users[:3]])
     assert np.abs(product[:3] - exact).max() > 1e-2  # the world is as hard as it claims
     assert world.top(k=5, tile_items=100) == world.brute_force(k=5)
+
+
+def all_items_alike(world: RandomWorld) -> None:
+    """One score a user: more ties than are kept beside a heap, and only the item index decides."""
+    world.items[:] = world.items[0]
+
+
+def few_kinds_of_items(world: RandomWorld) -> None:
+    """Ties by the hundred, at several scores; and items whose last bit is another: no tie, though the tile takes it for one."""
+    world.items[:] = world.items[np.arange(world.num_items) % 5]
+    world.items[::7, 0] = np.nextafter(world.items[::7, 0], np.float32(np.inf))
+
+
+def many_zeros(world: RandomWorld) -> None:
+    """Users and items of norm zero, with both signs of zero."""
+    world.users[::2], world.items[::3], world.items[1::3] = 0.0, 0.0, -0.0
+
+
+def equal_norms(world: RandomWorld) -> None:
+    """No norm says that anything is left out."""
+    world.items /= np.linalg.norm(world.items, axis=1, keepdims=True)
+
+
+def users_along_the_items(world: RandomWorld) -> None:
+    """The bound by norms is tight: the best score is |u| |v|."""
+    world.items[:] = world.items[0] * np.float32(0.999) ** np.arange(world.num_items, dtype=np.float32)[:, None]
+    world.users[:] = world.items[0]
+
+
+def scaled(power_of_users: int, power_of_items: int) -> Callable[[RandomWorld], None]:
+    """Norms at the ends of what a float32 holds."""
+
+    def scale(world: RandomWorld) -> None:
+        world.users *= np.float32(2.0**power_of_users)
+        world.items *= np.float32(2.0**power_of_items)
+
+    return scale
+
+
+def norms_of_all_sizes(world: RandomWorld) -> None:
+    """From 2^-100 to 2^50: for the error of the first items, all the rest is one tie."""
+    powers = np.random.default_rng(world.seed).integers(-100, 50, world.num_items)
+    world.items *= (2.0**powers).astype(np.float32)[:, None]
+
+
+HARD = {
+    "all_items_alike": all_items_alike,
+    "few_kinds_of_items": few_kinds_of_items,
+    "many_zeros": many_zeros,
+    "equal_norms": equal_norms,
+    "users_along_the_items": users_along_the_items,
+    "products_near_the_largest_float": scaled(57, 57),
+    "products_too_small_for_a_float": scaled(-80, -66),
+    "scores_all_rounded_to_zero": scaled(-90, -90),
+    "small_users_long_items": scaled(-120, 110),
+    "norms_of_all_sizes": norms_of_all_sizes,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_equals_brute_force_on_hard_worlds(name: str) -> None:
+    world = RandomWorld(5, num_users=6, num_items=900)
+    HARD[name](world)
+    for k in (1, 20, 300):
+        expected = world.brute_force(k=k)
+        for tile_items in (1, 129, 512):
+            assert world.top(k=k, tile_items=tile_items) == expected
+
+
+def test_more_asked_for_than_there_is() -> None:
+    world = RandomWorld(2, ties=True)
+    everything = world.brute_force(k=world.num_items)
+    for k in (world.num_items, world.num_items + 1, 10 * world.num_items):
+        assert world.top(k=k, tile_items=64) == everything
+
+
+@pytest.mark.parametrize(("num_users", "num_items"), [(1, 1), (1, 211), (37, 1), (1, 2)])
+def test_one_user_one_item(num_users: int, num_items: int) -> None:
+    for seed in range(5):
+        world = RandomWorld(seed, num_users=num_users, num_items=num_items, num_seen=1)
+        for k in (1, 3):
+            assert world.top(k=k, tile_items=64) == world.brute_force(k=k)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_same_bits_whatever_the_blocks_and_threads(ties: bool) -> None:
+    world = RandomWorld(4, num_users=83, num_items=1300, dim=24, ties=ties)
+    with threadpool_limits(1):
+        expected = world.top(k=15, tile_items=512)
+    for tile_users, tile_items, threads, blas_threads in [
+        (1, 300, 4, 1),
+        (7, 512, 3, 2),
+        (40, 77, 2, 2),
+        (83, 1, 1, 4),
+    ]:
+        with threadpool_limits(blas_threads):
+            assert world.top_by_blocks(15, tile_items, tile_users, threads) == expected
 
 
 def test_the_score_of_a_pair_does_not_depend_on_its_neighbours() -> None:
