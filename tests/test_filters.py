@@ -268,6 +268,7 @@ def filters_at(folder: Path, *overrides: str) -> Settings:
         ("item.sold", r"filters.rules.x: found item.sold, expected item.<attribute> with one of .* \(in_stock\)"),
         ("user.age > 3", r"filters.rules.x: found user.age, expected user.<attribute> with one of .* \(none\)"),
         ("item.in_stock and now() > as_of", r"filters.rules.x: found now, expected .* the same lists must pass"),
+        ("item.in_stock and as_of > date'today'", r"filters.rules.x: found date'today', expected .* the same lists"),
     ],
 )
 def test_a_rule_that_names_what_is_not_there_stops_before_anything_runs(

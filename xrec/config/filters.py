@@ -17,9 +17,13 @@ ITEM, USER, AS_OF = "item", "user", "as_of"
 _STRINGS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _NAMED = re.compile(rf"(?<![.\w])(?P<side>{ITEM}|{USER})\b(?:\s*\.\s*`?(?P<name>\w+))?", re.IGNORECASE)
 _CLOCKS = re.compile(
-    r"(?<![.\w])(current_date|current_timestamp|current_time|curdate|localtimestamp|now|unix_timestamp\s*\(\s*\)|select)\b",
+    r"(?<![.\w])(current_date|current_timestamp|current_time|curdate|localtimestamp|now|unix_timestamp(?=\s*\(\s*\))|select)\b",
     re.IGNORECASE,
 )
+_DAYS = re.compile(
+    r"""(?<![.\w])(?:date|timestamp\w*)\s*(['"])\s*(?:now|today|tomorrow|yesterday)\b[^'"]*\1""", re.IGNORECASE
+)
+"""Literals that Spark reads by the clock, such as date'today'."""
 
 
 class FilterAttribute(Frozen):
@@ -97,7 +101,7 @@ was not known then."""
         if not self.rules and self.blocked is None:
             raise ValueError("filters: found neither rules nor blocked pairs, expected one of them at least")
         for name, text in self.rules.items():
-            if found := _CLOCKS.search(_STRINGS.sub("''", text)):
+            if found := _CLOCKS.search(_STRINGS.sub("''", text)) or _DAYS.search(text):
                 raise ValueError(
                     f"filters.rules.{name}: found {found[0]}, expected item.<attribute>, user.<attribute> and {AS_OF} alone: the "
                     "same lists must pass on every run"

@@ -50,7 +50,7 @@ def print_summary(console: Console, context: StageContext, chosen: Sequence[Stag
     _print_times(console, context, runs)
     if "evaluate" in names:
         print_models(console, context, runs["evaluate"].run_id)
-    if "recommend" in names:
+    if "publish" in names:  # what was only staged, nobody has yet
         _print_customers(console, context)
     _print_places(console, context)
 
