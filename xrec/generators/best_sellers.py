@@ -54,8 +54,13 @@ def best_seller_candidates(
     eligible: DataFrame,
     ranking: Ranking,
     folder: SharedFolder,
+    *,
+    recommendable: DataFrame | None = None,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+
+    ``recommendable`` has the items that could be recommended if no filter held (default: ``eligible``): what a category's customers
+    do does not change because an item of it is sold out tonight.
 
     Parameters
     ----------
@@ -65,7 +70,8 @@ def best_seller_candidates(
         Gives a task the weights, which should be read once by each Python process.
     """
     affinities = affinities_of(profiles, read)
-    return score_profiles(users, affinities, shares_of(interactions, eligible), eligible, ranking, folder)
+    shares = shares_of(interactions, eligible if recommendable is None else recommendable)
+    return score_profiles(users, affinities, shares, eligible, ranking, folder)
 
 
 def affinities_of(profiles: DataFrame, read: Callable[[], CategoryWeights]) -> DataFrame:
@@ -93,9 +99,9 @@ def _affinities(users: pa.RecordBatch, weights: CategoryWeights) -> pa.RecordBat
     return pa.record_batch(arrays, schema=PROFILES_ARROW)
 
 
-def shares_of(interactions: DataFrame, eligible: DataFrame) -> DataFrame:
+def shares_of(interactions: DataFrame, recommendable: DataFrame) -> DataFrame:
     """Each category's items with the share of its buyers who have them: ``profile_idx``, ``neighbour_idx``, ``similarity``."""
-    codes = eligible.select(C.ITEM_IDX, C.CATEGORY_CODE)
+    codes = recommendable.select(C.ITEM_IDX, C.CATEGORY_CODE)
     bought = interactions.where(F.col(C.COUNTING)).join(codes, C.ITEM_IDX, how="inner")
     of_categories = bought.groupBy(C.CATEGORY_CODE).agg(F.countDistinct(C.USER_IDX).alias(C.NUM_USERS))
     return (

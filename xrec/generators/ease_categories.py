@@ -37,15 +37,20 @@ def ease_category_candidates(
     ease: Ease,
     ranking: Ranking,
     folder: SharedFolder,
+    *,
+    recommendable: DataFrame | None = None,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+
+    Categories and shares are those of ``recommendable``: see :func:`xrec.generators.best_sellers.best_seller_candidates`.
 
     Raises
     ------
     EaseError
         There are more categories than ``ease.max_size``.
     """
-    codes = eligible.select(C.CATEGORY, C.CATEGORY_CODE).distinct()
+    recommendable = eligible if recommendable is None else recommendable
+    codes = recommendable.select(C.CATEGORY, C.CATEGORY_CODE).distinct()
     num_categories = codes.count()
     if num_categories > ease.max_size:
         raise EaseError(
@@ -59,7 +64,9 @@ def ease_category_candidates(
     targets = folder.share(codes.select(F.col(C.CATEGORY_CODE).alias(C.ITEM_IDX)))
     weights = folder.share(solve(folder.share(pairs), ease.reg_param, targets, pairs, by_users=False))
     ones = pairs.select(C.USER_IDX, F.col(C.ITEM_IDX).alias(C.PROFILE_IDX), F.lit(1.0).alias(C.WEIGHT))
-    return best_seller_candidates(users, ones, lambda: _read(weights), interactions, eligible, ranking, folder)
+    return best_seller_candidates(
+        users, ones, lambda: _read(weights), interactions, eligible, ranking, folder, recommendable=recommendable
+    )
 
 
 @lru_cache(maxsize=1)

@@ -34,16 +34,22 @@ def popular_in_segment_candidates(
     user_categories: DataFrame,
     ranking: Ranking,
     folder: SharedFolder,
+    *,
+    recommendable: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold: items that somebody bought."""
-    segments = segments_of(user_categories, eligible)
+    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold: items that somebody bought.
+
+    ``recommendable`` has the items that could be recommended if no filter held (default: ``eligible``): the segments
+    stay those of their categories where all items of one are sold out tonight.
+    """
+    segments = segments_of(user_categories, eligible if recommendable is None else recommendable)
     profiles = profiles_of(segments, ranking.segment_prior_users)
     return score_profiles(users, profiles, buyers_of(interactions, segments), eligible, ranking, folder)
 
 
-def segments_of(user_categories: DataFrame, eligible: DataFrame) -> DataFrame:
+def segments_of(user_categories: DataFrame, recommendable: DataFrame) -> DataFrame:
     """A fold's user categories to one row a user: ``user_idx``, ``profile_idx``, the number of his segment."""
-    codes = eligible.select(F.col(C.CATEGORY).alias(C.MAIN_CATEGORY), C.CATEGORY_CODE).distinct()
+    codes = recommendable.select(F.col(C.CATEGORY).alias(C.MAIN_CATEGORY), C.CATEGORY_CODE).distinct()
     coded = main_categories(user_categories).join(F.broadcast(codes), C.MAIN_CATEGORY, how="left")
     segment = F.coalesce(F.col(C.CATEGORY_CODE) + _FIRST_CATEGORY, F.lit(_NOT_RECOMMENDED))
     return coded.select(C.USER_IDX, segment.alias(C.PROFILE_IDX))

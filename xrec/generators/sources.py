@@ -29,7 +29,7 @@ from xrec.generators import (
     user_knn,
 )
 from xrec.generators.factors import factor_candidates
-from xrec.ranking.eligibility import users_of
+from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.filters import ListFilters, forbidden_classes
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import Tables
@@ -131,6 +131,11 @@ class Given:
         """The fold's rows of a table."""
         return self.tables.read(table, fold=self.fold.name)
 
+    @property
+    def recommendable(self) -> DataFrame:
+        """The items that could be recommended if no filter held, with the codes of ``eligible``: categories learn from them."""
+        return eligible_items(self.tables.read("items"))
+
 
 def _popularity(given: Given) -> DataFrame:
     interactions, ranking = given.read("interactions"), given.settings.ranking
@@ -152,7 +157,13 @@ def _popular_in_category(given: Given) -> DataFrame:
 def _popular_in_segment(given: Given) -> DataFrame:
     interactions, mixes, ranking = given.read("interactions"), given.read("user_categories"), given.settings.ranking
     return popular_in_segment.popular_in_segment_candidates(
-        given.users, given.eligible, interactions, mixes, ranking, given.folder
+        given.users,
+        given.eligible,
+        interactions,
+        mixes,
+        ranking,
+        given.folder,
+        recommendable=given.recommendable,
     )
 
 
@@ -180,7 +191,14 @@ def _ease(given: Given) -> DataFrame:
 def _ease_categories(given: Given) -> DataFrame:
     interactions, mixes, settings = given.read("interactions"), given.read("user_categories"), given.settings
     return ease_categories.ease_category_candidates(
-        given.users, given.eligible, interactions, mixes, settings.ease, settings.ranking, given.folder
+        given.users,
+        given.eligible,
+        interactions,
+        mixes,
+        settings.ease,
+        settings.ranking,
+        given.folder,
+        recommendable=given.recommendable,
     )
 
 
@@ -201,6 +219,7 @@ def _transition_categories(given: Given) -> DataFrame:
         settings.transitions,
         settings.ranking,
         given.folder,
+        recommendable=given.recommendable,
     )
 
 

@@ -34,10 +34,13 @@ def transition_category_candidates(
     transitions: Transitions,
     ranking: Ranking,
     folder: SharedFolder,
+    *,
+    recommendable: DataFrame | None = None,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
 
-    ``training_events`` and ``interactions`` are those of one fold.
+    ``training_events`` and ``interactions`` are those of one fold. Categories and shares are those of ``recommendable``: see
+    :func:`xrec.generators.best_sellers.best_seller_candidates`.
 
     Raises
     ------
@@ -45,12 +48,15 @@ def transition_category_candidates(
         There are more events than ``transitions.max_nonzeros``.
     """
     # To the transitions they are what items are.
-    codes = eligible.select(C.ITEM_IDX, C.CATEGORY_CODE)
+    recommendable = eligible if recommendable is None else recommendable
+    codes = recommendable.select(C.ITEM_IDX, C.CATEGORY_CODE)
     of_categories = training_events.join(codes, C.ITEM_IDX, how="inner").withColumn(C.ITEM_IDX, F.col(C.CATEGORY_CODE))
     histories = histories_of(of_categories, transitions)
     edges = folder.share(transitions_of(histories, transitions, folder))
     profiles = profiles_of(histories, transitions)
-    return best_seller_candidates(users, profiles, lambda: _read(edges), interactions, eligible, ranking, folder)
+    return best_seller_candidates(
+        users, profiles, lambda: _read(edges), interactions, eligible, ranking, folder, recommendable=recommendable
+    )
 
 
 @lru_cache(maxsize=1)
