@@ -44,7 +44,7 @@ from xrec.ranking.topk import ItemBlock, Masks, top_k, top_k_block
 from xrec.session import build_session
 from xrec.storage.shared import SharedRows
 
-K, DIM, NUM_CATEGORIES, USERS_A_BLOCK = 20, 64, 100, 512
+K, DIM, NUM_CATEGORIES, USERS_A_BLOCK = 20, 64, 100, Ranking().tile_users
 BOUNDS = {
     "speedup_to_mllib_k": 8.0,
     "speedup_to_mllib_k200": 25.0,
@@ -168,7 +168,7 @@ def seconds_of_kernel(world: World, n: int) -> float:
 
 
 def run_matmul(world: World, tile: int = 512) -> None:
-    """The bare product in tiles of 1 MiB."""
+    """The bare product in tiles of 2 MiB."""
     values = np.empty((USERS_A_BLOCK, tile), np.float32)
     for start in range(0, len(world.users_UD), USERS_A_BLOCK):
         users = world.users_UD[start : start + USERS_A_BLOCK]

@@ -330,8 +330,8 @@ class Ranking(Frozen):
 1,001 combinations."""
     item_block_mib: Count = 512
     """MiB of item vectors that a Python process of the top-K kernel holds at once; a larger catalogue is gone through in blocks."""
-    tile_users: Count = 512
-    """Users a tile of the top-K kernel."""
+    tile_users: Count = 1024
+    """Users a tile of the top-K kernel; a few of each tile's are searched first, to guess the others' thresholds."""
     tile_items: Count = 8192
     """Items a tile, of vectors at most 512: tile_users x tile_items x 4 bytes bounds a task's scores."""
 

@@ -13,13 +13,18 @@ from the real dot product by at most (r + 2 D 2^-53) |u| |v|. Underflow adds les
 
     |tile - score| <= e_u = (D + 2) 2^-23 (|u| max|v| + 2^-97)
 
-which is twice what is needed: room for the rounding of norms and of thresholds to float32. Each user has a heap of the K largest
-values of allowed items so far, the least a_u at its root. Values of the heap lie within e_u of their scores, so K items score at
+which is twice what is needed: room for the rounding of norms and of thresholds to float32. Each user has a list of the K largest
+values of allowed items so far, the least of them a_u. These values lie within e_u of their scores, so K items score at
 least a_u - e_u, and an item whose value is below a_u - 2 e_u scores less than each of them: it is dropped. What lies between
-a_u - 2 e_u and a_u is kept beside the heap. Where that becomes too much (many equal scores), all that is kept is scored exactly
+a_u - 2 e_u and a_u is kept beside the list. Where that becomes too much (many equal scores), all that is kept is scored exactly
 and cut to the best K; their scores are their values from then on, and with t_u, the K-th of them, an item whose value is below
 t_u - e_u is dropped (e_u of the tile at hand: later items are shorter). At the end all that is kept is scored exactly, and the
 best K of it, ties by item index, are the answer: what was dropped scores less than K others, or is after K others in order.
+
+**A guess spares most of the work.** Nearly all that passes a threshold does so before it has risen. So a few users of a block,
+the pilots, are searched first; the lowest of their a_u / |u|, and a little less, times |u| is where the others' thresholds start.
+What is below such a guess s_u is dropped, which is right where a_u - 2 e_u >= s_u in the end; users for whom it is not are
+searched again without a guess. Rows come by a hash, so each of the others is below all P pilots with a chance of 1 / (P + 1).
 
 **Excluded categories, forbidden classes** (items that a filter treats alike) **and seen items** are looked at where a value passes
 the threshold, before it is taken: few do.
@@ -53,8 +58,6 @@ TOP_SCHEMA = f"{C.SCOPE} string, {C.USER_IDX} int, {C.ITEM_IDX} int, {C.SCORE} f
 _TOP_ARROW = pa.schema(
     {C.SCOPE: pa.string(), C.USER_IDX: pa.int32(), C.ITEM_IDX: pa.int32(), C.SCORE: pa.float32(), C.RANK: pa.int32()}
 )
-_TILE_ITEMS = 512
-"""Items of a tile at most: with ``tile_users`` = 512 its values stay within a core's cache, and users leave after each tile."""
 
 
 class VectorError(ValueError):
@@ -228,55 +231,21 @@ def top_k_block(
     vectors_UD: Array, items: ItemBlock, masks: Masks, *, k: int, tile_items: int, user_idx_U: Array | None = None
 ) -> TopItems:
     """Each user's K best allowed items, by falling score, ties by item index; the algorithm is the module's text."""
-    from xrec.ranking import scan  # noqa: PLC0415 - numba takes half a second, and most tasks need none
+    from xrec.ranking import scan, search  # noqa: PLC0415 - numba takes a second, and most tasks need none
 
-    (num_users, dim), num_items = vectors_UD.shape, len(items.item_idx_I)
-    norms_U = _norms(vectors_UD, np.arange(num_users) if user_idx_U is None else user_idx_U, "user_idx")
+    norms_U = _norms(vectors_UD, np.arange(len(vectors_UD)) if user_idx_U is None else user_idx_U, "user_idx")
     longest = norms_U.max(initial=0) * items.norms_I.max(initial=0)
     if longest >= 2.0**127:
         raise VectorError(f"vectors: found norms whose product is {longest:.3g}, expected less than 2^127 (float32)")
-    if not (num_users and num_items):
+    if not (len(norms_U) and len(items.norms_I)):
         return no_items()
-    k, width = min(k, num_items), min(tile_items, num_items, _TILE_ITEMS)
-    value_UB = np.full((num_users, k + scan.SPARE), -np.inf, dtype=np.float32)
-    position_UB = np.full(value_UB.shape, -1, dtype=np.int32)
-    count_U, floor_U = np.full(num_users, k), np.full(num_users, -np.inf, dtype=np.float32)
-    active, vectors_AD, values = np.arange(num_users), vectors_UD, np.empty(num_users * width, dtype=np.float32)
-    seen_S, next_seen_U = masks.seen()
-    for start in range(0, num_items, width):
-        tile_TD = items.vectors_ID[start : start + width]
-        shape = len(active), len(tile_TD)
-        tile_AT = np.matmul(vectors_AD, tile_TD.T, out=values[: shape[0] * shape[1]].reshape(shape))
-        remaining = scan.scan(
-            tile_AT,
-            start,
-            active,
-            (dim + 2) * 2.0**-23,
-            vectors_UD,
-            norms_U,
-            masks.excluded_UC,
-            seen_S,
-            next_seen_U,
-            items.vectors_ID,
-            items.norms_I,
-            items.category_I,
-            items.category_I if items.class_I is None else items.class_I,
-            items.item_idx_I,
-            k,
-            value_UB,
-            position_UB,
-            count_U,
-            floor_U,
-        )
-        if remaining == 0:
-            break
-        if remaining < len(active):
-            active = active[:remaining]
-            vectors_AD = vectors_UD[active]
-    scan.finish(vectors_UD, items.vectors_ID, items.item_idx_I, k, value_UB, position_UB, count_U, floor_U)
-    best_UK = position_UB[:, k - 1 :: -1]
-    row, place = np.nonzero(best_UK >= 0)
-    return TopItems(row, items.item_idx_I[best_UK[row, place]], value_UB[row, k - 1 - place], place + 1)
+    block = search.Search(vectors_UD, norms_U, items, masks, k=min(k, len(items.norms_I)))
+    key_UK = block.best(tile_items=tile_items)
+    row, place = np.nonzero(key_UK != scan.EMPTY)
+    item_idx, score = scan.unpack(key_UK[row, place])
+    zero = np.flatnonzero(score == 0)  # a key does not tell 0.0 from -0.0, which a score below the least float32 is
+    score[zero] = score_pairs(vectors_UD, items.vectors_ID, row[zero], items.position_of[item_idx[zero]])
+    return TopItems(row, item_idx, score, place + 1)
 
 
 def propose(tile_UT: Array, kth_U: Array, error_U: Array | float, k: int) -> tuple[Array, Array]:
@@ -302,7 +271,8 @@ def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) ->
     from xrec.ranking import scan  # noqa: PLC0415 - as above
 
     scores_P = np.empty(len(row), dtype=np.float32)
-    scan.score_pairs(vectors_UD, tile_TD, row, column, scores_P)
+    row_P, column_P = (np.ascontiguousarray(part, dtype=np.int64) for part in (row, column))
+    scan.score_pairs(vectors_UD, tile_TD, row_P, column_P, scores_P)
     return scores_P
 
 
