@@ -23,7 +23,7 @@ from numba import njit, types
 Array = npt.NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-SPARE = 64
+SPARE = 16
 """Places of a user beside his K."""
 EMPTY = -2139095041 << 32
 """The key of a place that holds nothing: the value -inf."""

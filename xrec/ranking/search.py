@@ -18,7 +18,7 @@ _FIRST_ITEMS = 128
 """Items of the first tile; each next one is twice as wide: where nothing is known of a user yet, everything passes."""
 _PILOTS = 32
 """Users of a block who are searched first, to guess the others' thresholds."""
-_CAUTION = 0.02
+_CAUTION = 0.04
 """Share by which the guess stays below the lowest threshold of the pilots: equal scores are common."""
 
 
