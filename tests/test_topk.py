@@ -232,6 +232,28 @@ def test_equals_brute_force_on_hard_worlds(name: str) -> None:
             assert world.top(k=k, tile_items=tile_items) == expected
 
 
+def test_a_guess_from_the_first_users_that_does_not_fit_the_others() -> None:
+    """The thresholds of 32 users are a guess for the rest of a block: here it is too high, or there is none."""
+    world = RandomWorld(11, num_users=70, num_items=150, num_categories=5)
+    world.users, world.items = np.abs(world.users), np.abs(world.items)
+    world.users[35:] *= -1
+    assert world.top(k=10, tile_items=40) == world.brute_force(k=10)
+    world.excluded[:20] = [np.arange(5)] * 20
+    assert world.top(k=10, tile_items=40) == world.brute_force(k=10)
+
+
+def test_each_score_has_the_sign_of_the_definition() -> None:
+    """0.0 and -0.0 are equal scores, ordered by item, and yet each leaves the kernel with its sign."""
+    world = RandomWorld(11, num_users=9, num_items=80)
+    world.users, world.items = np.abs(world.users) * np.float32(1e-30), -np.abs(world.items) * np.float32(1e-30)
+    world.items[::5] = 0
+    place = {int(item): n for n, item in enumerate(world.item_idx)}
+    found = world.top(k=30, tile_items=100)
+    signs = [bool(np.signbit(score)) for _, _, score, _ in found]
+    assert signs == [np.signbit(naive_score(world.users[u], world.items[place[item]])) for u, item, _, _ in found]
+    assert 0 < sum(signs) < len(signs)
+
+
 def test_more_asked_for_than_there_is() -> None:
     world = RandomWorld(2, ties=True)
     everything = world.brute_force(k=world.num_items)
