@@ -43,9 +43,10 @@ def test_select_folds_are_older_and_the_main_fold_is_last(
     for older, newer in pairwise(planned):
         assert older.as_of + older.horizon == newer.as_of, "a select fold sees what judges a newer one"
     assert all(fold.as_of > START and fold.horizon == folds.horizon for fold in planned)
-    # A select fold is left out only where it has no history.
+    # A select fold is left out where it has a history of less than half a horizon, and only there.
+    assert all(fold.as_of - folds.horizon / 2 > START for fold in selects)
     if len(selects) < num_select:
-        assert planned[0].as_of - folds.horizon <= START
+        assert planned[0].as_of - 1.5 * folds.horizon <= START
     if latest:
         assert main.as_of + (main.horizon if purpose == "test" else timedelta(0)) == END + timedelta(microseconds=1)
 

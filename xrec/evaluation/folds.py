@@ -20,6 +20,8 @@ from xrec.config import Folds, SettingsError
 
 Purpose = Literal["select", "test", "serve"]
 _SELECT: list[Purpose] = ["select"]
+_LEAST_HISTORY = 0.5
+"""History, in horizons, that a fold needs to be asked what to choose: the log's first days tell little of later ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Fold:
 def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fold]:
     """The folds of a run, oldest first: those that choose settings, then those that are judged or serve.
 
-    Each begins where the horizon of the one before it ends (rolling origin). With purpose select, the first kind alone.
+    Each begins where the horizon of the one before it ends (rolling origin), select folds as far back as half a horizon of
+    history is left. With purpose select, these alone.
 
     ``log_start`` and ``log_end`` are the times of the first and last clean event (UTC).
 
@@ -80,7 +83,8 @@ def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fol
     planned = []
     for n, purpose in enumerate(judged + _SELECT * folds.num_select):
         earlier = as_of - n * folds.horizon
-        if earlier > log_start:
+        least = _LEAST_HISTORY * folds.horizon if purpose == "select" else timedelta(0)
+        if earlier - least > log_start:
             planned.append(Fold(name=_name(purpose, earlier), purpose=purpose, as_of=earlier, horizon=folds.horizon))
     return _wanted(planned[::-1], folds, log_start)
 
@@ -92,8 +96,9 @@ def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold
     select = [fold for fold in planned if fold.purpose == "select"]
     if not select:
         raise SettingsError(
-            f"folds.num_select: found {folds.num_select} folds of {folds.horizon} before folds.as_of ({folds.as_of}), none of "
-            f"which has a history: the clean log begins at {log_start}; choose a shorter folds.horizon or a later folds.as_of"
+            f"folds.num_select: found {folds.num_select} folds of {folds.horizon} before folds.as_of ({folds.as_of}), none "
+            f"of which has a history of at least half that: the clean log begins at {log_start}; "
+            "choose a shorter folds.horizon or a later folds.as_of"
         )
     return select
 
