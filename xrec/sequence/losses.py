@@ -13,12 +13,32 @@ With S = all items once and q uniform, every correction is the same number and t
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from xrec.sequence.item_encoder import ItemEncoder
+
+if TYPE_CHECKING:
+    from xrec.sequence.models import SequenceModel
+
+
+def windows_loss(
+    model: SequenceModel, tokens_BM: Tensor, weights_BL: Tensor, negatives_S: Tensor, log_q_V: Tensor, *, precision: str
+) -> Tensor:
+    """The summed weighted loss (nats) of a batch's targets; inputs are the first L of M = L + 1 tokens, targets the last L.
+
+    With ``precision`` bf16 the products of matrices are taken in bfloat16 (autocast); weights, sums and gradients stay in float32.
+    """
+    is_target_BL = weights_BL > 0
+    with torch.autocast(tokens_BM.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        hidden_BLD = model(tokens_BM[:, :-1])
+        losses_N = sampled_softmax(
+            hidden_BLD[is_target_BL], tokens_BM[:, 1:][is_target_BL], negatives_S, log_q_V, model.items
+        )
+    return (losses_N * weights_BL[is_target_BL]).sum()
 
 
 def sampled_softmax(
@@ -42,7 +62,8 @@ def sampled_softmax(
     vectors = F.embedding(tokens, items.embedding.weight)
     corrections = items.bias[tokens] - log_q_V[tokens] - math.log(num_negatives)
     target_logits_N = (hidden_ND * vectors[:num_targets]).sum(dim=1) + corrections[:num_targets]
-    negative_logits_NS = torch.addmm(corrections[num_targets:], hidden_ND, vectors[num_targets:].T)
+    # The corrections are added in float32, also where the product is in bfloat16, whose 8 bits would lose them.
+    negative_logits_NS = (hidden_ND @ vectors[num_targets:].T).float() + corrections[num_targets:]
     hits_NS = targets_N[:, None] == negatives_S[None, :]
     negative_logits_NS = negative_logits_NS.masked_fill(hits_NS, float("-inf"))
     # -log softmax of the target = log(1 + exp(logsumexp(negatives) - target)).

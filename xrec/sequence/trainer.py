@@ -19,7 +19,7 @@ from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import load_tensors, save_epoch
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.loader import Shard, Windows, key_of
-from xrec.sequence.losses import sampled_softmax
+from xrec.sequence.losses import windows_loss
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
 from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
 from xrec.sequence.spec import TrainingSpec
@@ -201,12 +201,10 @@ class Trainer:
         """The summed weighted loss of a batch's targets, and the sum of their weights."""
         tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)
         weights_BL = torch.from_numpy(batch.token_weights[:, 1:] * batch.row_weight[:, None]).to(self.device)
-        hidden_BLD = self.model(tokens[:, :-1])
-        is_target_BL = weights_BL > 0
-        losses_N = sampled_softmax(
-            hidden_BLD[is_target_BL], tokens[:, 1:][is_target_BL], negatives_S, self.targets.log_q, self.model.items
+        loss = windows_loss(
+            self.model, tokens, weights_BL, negatives_S, self.targets.log_q, precision=self.sequence.precision
         )
-        return (losses_N * weights_BL[is_target_BL]).sum(), float(weights_BL.sum())
+        return loss, float(weights_BL.sum())
 
     def _take_step(self, step: int, num_steps: int, sums: Tensor) -> None:
         """Sum the gradients over the ranks, divide by the weight of all their targets, and step."""
