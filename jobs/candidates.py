@@ -1,4 +1,4 @@
-"""candidates: every source's exact top K of every user, in both scopes; what is excluded, seen or filtered is masked first.
+"""candidates: every source's exact top K of every user, in each scope; what is excluded, seen or filtered is masked first.
 
 ./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
 """
@@ -18,7 +18,8 @@ def run(context: StageContext) -> Figures:
     eligible = eligible_of_folds(items, context.folds, filters)
     sources = sources_of(settings)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{main_fold.name}"
-    proposing = users_of_folds(tables, eligible, settings.scopes, settings.feedback, filters)
+    scopes = {fold: context.scopes_of(fold) for fold in context.folds}
+    proposing = users_of_folds(tables, eligible, scopes, settings.feedback, filters)
     with proposing as users, shared_folder(place) as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)

@@ -165,7 +165,7 @@ def test_what_was_shown_in_vain_rests(spark: SparkSession, tmp_path: Path) -> No
     eligible = eligible_items(tables.read("items"))
 
     def seen(feedback: Feedback) -> set[tuple[int, tuple[int, ...]]]:
-        with users_of_folds(tables, {FOLD: eligible}, ["touched"], feedback) as users:
+        with users_of_folds(tables, {FOLD: eligible}, {FOLD: ["touched"]}, feedback) as users:
             return {(row["user_idx"], tuple(row["seen"])) for row in users[FOLD].collect()}
 
     assert seen(Feedback()) == {(1, (10,)), (2, (10,))}, "off: the table is not even asked for"

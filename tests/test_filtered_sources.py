@@ -95,7 +95,7 @@ class Shop:
         """Users and items, computed once for all sources."""
         filters = self.filters if filtered else None
         eligible = eligible_of_folds(self.tables.read("items"), [self.fold], filters)
-        with users_of_folds(self.tables, eligible, SCOPES, Feedback(), filters) as users:
+        with users_of_folds(self.tables, eligible, dict.fromkeys(eligible, SCOPES), Feedback(), filters) as users:
             return local(users[self.fold]), local(eligible[self.fold])
 
     def allowed(self, scope: str, user: int) -> set[int]:

@@ -15,6 +15,8 @@ _ALWAYS = {
     "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
     # Rows that were brought together by user stay so when they are joined by user and item.
     "spark.sql.requireAllClusterKeysForCoPartition": "false",
+    # What is kept stays in as many partitions as it was shuffled to: few small ones would be few tasks of much work.
+    "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "false",
 }
 
 _AT_START = {

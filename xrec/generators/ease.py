@@ -203,7 +203,9 @@ def _score_items(
 
     profiles = pairs.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(C.ITEM_IDX)).alias(PROFILE))
     return map_user_blocks(
-        users.join(profiles, C.USER_IDX, how="inner"), select, tile_users=min(ranking.tile_users, USERS_A_TILE)
+        users.join(profiles.hint("merge"), C.USER_IDX, how="inner"),
+        select,
+        tile_users=min(ranking.tile_users, USERS_A_TILE),
     )
 
 

@@ -45,7 +45,7 @@ def factor_candidates(
     num_blocks = max(1, -(-num_bytes // (ranking.item_block_mib * _BYTES_A_MIB)))
     items = item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND))
     user_vectors = of_model.where(F.col(C.KIND) == "user").select(F.col(C.IDX).alias(C.USER_IDX), C.VECTOR)
-    with_vector = users.join(user_vectors, C.USER_IDX, how="inner")
+    with_vector = users.join(user_vectors.hint("merge"), C.USER_IDX, how="inner")
     k, block = ranking.candidates_per_source, F.pmod(F.xxhash64(C.ITEM_IDX), F.lit(num_blocks))
     parts = [
         top_k(with_vector, folder.share(items.where(block == number)), ranking, k=k) for number in range(num_blocks)

@@ -96,7 +96,7 @@ def score_profiles(
         return top_of_tiles(batch, similar.targets, score, tile_items=tile_items, k=k)
 
     return map_user_blocks(
-        users.join(as_lists(profiles), C.USER_IDX, how="inner"),
+        users.join(as_lists(profiles).hint("merge"), C.USER_IDX, how="inner"),
         select,
         tile_users=min(ranking.tile_users, USERS_A_TILE),
     )

@@ -54,13 +54,14 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 def users_of_folds(
     tables: Tables,
     eligible: Mapping[Fold, DataFrame],
-    scopes: Sequence[str],
+    scopes: Mapping[Fold, Sequence[str]],
     feedback: Feedback,
     filters: ListFilters | None = None,
 ) -> Iterator[dict[Fold, DataFrame]]:
     """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks.
 
-    ``eligible`` has each fold's items that may be recommended.
+    They lie by user, in as many partitions as the session shuffles to: a source brings its vectors or profiles to them.
+    ``eligible`` has each fold's items that may be recommended, ``scopes`` the scopes that it has lists in.
     """
     users = {}
     for fold, items in eligible.items():
@@ -69,7 +70,7 @@ def users_of_folds(
             _not_proposed(tables, fold, feedback),
             tables.read("user_categories", fold=fold.name),
             items,
-            scopes,
+            scopes[fold],
             forbidden=None if asked is None else forbidden_classes(items, asked, fold),
             blocked=None if asked is None else asked.blocked,
         ).persist(StorageLevel.DISK_ONLY)

@@ -7,7 +7,6 @@ unknown category) never enter, whatever the source.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -78,15 +77,15 @@ def users_of(
         users = users.join(blocked.groupBy(C.USER_IDX).agg(items), C.USER_IDX, how="left")
         pairs = F.coalesce(F.col(C.BLOCKED), nothing)
     scoped = [
-        users.select(
+        F.struct(
             F.lit(scope).alias(C.SCOPE),
-            C.USER_IDX,
             F.concat(F.coalesce(F.col(scope), nothing) if scope in EXCLUDING else nothing, classes).alias(C.EXCLUDED),
             F.concat(nothing if scope == SEES_ALL else F.col(C.SEEN), pairs).alias(C.SEEN),
         )
         for scope in scopes
     ]
-    return reduce(DataFrame.unionByName, scoped)
+    # Not a union of the scopes: its rows would lie anyhow, and be moved again for every join by user.
+    return users.select(C.USER_IDX, F.inline(F.array(*scoped))).select(C.SCOPE, C.USER_IDX, C.EXCLUDED, C.SEEN)
 
 
 def check_eligible(

@@ -188,7 +188,10 @@ def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> D
 
 
 def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItems], *, tile_users: int) -> DataFrame:
-    """Rows of users (``scope``, ``user_idx``, ...) to the top items that ``select`` gives for each block of ``tile_users``."""
+    """Rows of users (``scope``, ``user_idx``, ...) to the top items that ``select`` gives for each block of ``tile_users``.
+
+    A task works on a partition of the users: rows as wide as a user's history are not moved once more.
+    """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -200,7 +203,7 @@ def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItem
                 arrays = [pa.array(value, type=field.type) for value, field in zip(values, _TOP_ARROW, strict=True)]
                 yield pa.record_batch(arrays, schema=_TOP_ARROW)
 
-    return spread(users, C.USER_IDX).mapInArrow(run, TOP_SCHEMA)
+    return users.mapInArrow(run, TOP_SCHEMA)
 
 
 def spread(rows: DataFrame, column: str) -> DataFrame:

@@ -112,7 +112,7 @@ def _try(context: StageContext, als: Als) -> Trial:
     filters = filters_of(context)
     eligible = eligible_of_folds(tables.read("items"), folds, filters)
     with (
-        users_of_folds(tables, eligible, [scope], settings.feedback, filters) as users,
+        users_of_folds(tables, eligible, dict.fromkeys(folds, (scope,)), settings.feedback, filters) as users,
         shared_folder(f"{artifacts}/shared/search-{folds[-1].name}") as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)

@@ -81,6 +81,10 @@ class StageContext:
         """The folds whose lists are judged: those of the purpose that the settings name."""
         return [fold for fold in self.folds if fold.purpose == self.settings.folds.purpose]
 
+    def scopes_of(self, fold: Fold) -> tuple[str, ...]:
+        """The scopes that a fold has lists in: that which serves, and where it is judged the others beside it."""
+        return self.settings.scopes if fold in self.judged_folds else (self.settings.ranking.scope,)
+
     def indexed_events(self) -> DataFrame:
         """Judged events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
         users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)
