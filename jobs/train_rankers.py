@@ -39,7 +39,16 @@ def run(context: StageContext) -> Figures:
             candidates = tables.read("candidates", fold=fold.name).where(in_scope)
             features[fold] = folder.keep(feature_rows(candidates, facts, sources, settings.ranking))
             context.say(f"{fold.name}: features done")
-        lists = rank_folds(features, tables.read("targets"), learned_from, sources, settings, folder, k=longest)
+        lists = rank_folds(
+            features,
+            tables.read("targets"),
+            learned_from,
+            sources,
+            settings,
+            folder,
+            k=longest,
+            calibrated=context.judged_folds,
+        )
         tables.write("candidates", lists, fold=[fold.name for fold in learned_from], source=list(models))
     return {
         "rankers": ", ".join(models),

@@ -155,7 +155,16 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
 
     def ranked(rows: list[Any]) -> DataFrame:
         known = spark.createDataFrame(rows, TARGETS)
-        return rank_folds(features, known, learned_from, SOURCES, settings, SharedFolder(str(tmp_path / "shared")), k=5)
+        return rank_folds(
+            features,
+            known,
+            learned_from,
+            SOURCES,
+            settings,
+            SharedFolder(str(tmp_path / "shared")),
+            k=5,
+            calibrated=list(features),
+        )
 
     found = ranked(targets)
     assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]

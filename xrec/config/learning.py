@@ -39,7 +39,7 @@ may choose settings."""
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
     num_select: Annotated[int, Field(ge=0, le=12)] = 3
     """Older folds, one horizon apart, that teach the rankers, choose the blend's weights and what serves; what learns is \
-judged from the second of them on."""
+judged from the second of them on. Those that have a history of less than half a horizon are left out."""
     num_test: Annotated[int, Field(ge=1, le=12)] = 1
     """Folds of a backtest, one horizon apart, the last of them at `as_of` (rolling origin); 1 where kind is last_out."""
 
@@ -177,8 +177,10 @@ class Sequence(Frozen):
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
     epochs: Count = 6
     """Passes over the training windows of the oldest fold of a run."""
-    epochs_more: Annotated[int, Field(ge=0)] = 2
+    epochs_more: Annotated[int, Field(ge=0)] = 1
     """Passes over those of each later fold, which goes on from the model of the fold before; 0: every fold starts afresh."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: training multiplies matrices in bfloat16 (GPUs, processors with AMX); weights, sums and the optimizer keep float32."""
     learning_rate: Positive = 3e-3
     """Adam's step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -341,11 +343,11 @@ class Ranker(Frozen):
 
     models: tuple[Literal["logistic", "trees", "ensemble"], ...] = ("logistic", "trees", "ensemble")
     """What is learned: a logistic regression, boosted trees, both together (the mean of their log-odds); empty: nothing."""
-    num_trees: Count = 400
+    num_trees: Count = 200
     """Boosting rounds."""
     max_depth: Count = 3
     """Levels of a tree."""
-    learning_rate: Positive = 0.03
+    learning_rate: Positive = 0.06
     """Shrinkage of each tree."""
     row_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the rows that each tree sees."""

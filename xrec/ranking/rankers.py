@@ -11,7 +11,7 @@ from the select folds before it alone. The score that a candidate gets is the pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -56,10 +56,12 @@ def rank_folds(
     folder: SharedFolder,
     *,
     k: int,
+    calibrated: Collection[Fold],
 ) -> DataFrame:
     """Each fold's K best candidates by each of ``ranker.models``: rows of ``candidates``, to be written while the ``folder`` lives.
 
-    The score is the probability that the user buys the item within the horizon.
+    The score is the probability that the user buys the item within the horizon, by the lists of an older fold where the fold is
+    one of the ``calibrated``; of other folds the order alone counts, and the score does no more than undo the sampling.
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ def rank_folds(
         if _is_wanted(TREES, ranker):
             scored = _learn_trees(rows, scored, sources, ranker, seed=settings.seed)
         lists[fold] = folder.keep(_top_of(scored, ranker, k=k))
-        newest = lists.get(older[-1])
+        newest = lists.get(older[-1]) if fold in calibrated else None
         fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
         ranked.append(with_probabilities(lists[fold], by_sampling | fitted))
     return reduce(DataFrame.unionByName, ranked)
