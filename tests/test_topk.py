@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -350,3 +351,13 @@ def test_spark_refuses_a_vector_of_another_length(spark: SparkSession, tmp_path:
     world.users = world.users[:, :5]
     with pytest.raises(PythonException, match="has length 5, expected 7"):
         top_k(world.frame(spark), items, Ranking(), k=3).collect()
+
+
+def test_a_python_worker_begins_with_what_tasks_import(spark: SparkSession) -> None:
+    def loaded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            found = [pa.array([name in sys.modules]) for name in ("xrec.ranking.scan", "torch")]
+            yield pa.record_batch(found, names=["kernel", "torch"])
+
+    rows = spark.range(2).mapInArrow(loaded, "kernel boolean, torch boolean").distinct().collect()
+    assert [tuple(row) for row in rows] == [(True, False)]
