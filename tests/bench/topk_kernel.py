@@ -10,10 +10,11 @@ the mean, up to 2,000. Norms of the items are equal, or log-normal (sigma 1), or
 - speedup_to_mllib_k, speedup_to_mllib_k200: seconds of recommendForAllUsers asked for K and for K + 200 (to filter afterwards) over
   those of our Spark job, which masks first; Parquet to Parquet, the same factors (log-normal, or ALS with --data), turn by turn
 - ratio_to_matmul_...: pairs/s of the kernel over those of a float32 product in tiles that fit the cache, one thread both
-- seconds at 1x, and growth at 4x users and 4x items over the growth of the product
+- growth_to_matmul_4x_users, growth_to_matmul_4x_items: growth of the kernel's seconds over that of the product's (log-normal)
 - equal_to_brute_force: random worlds, mass ties, fewer than K allowed
 
-The exit code is 1 where a bound is missed.
+The exit code is 1 where a bound is missed. Each side's runs come in turns and the medians are compared: other load of the machine
+hits both, but may still move a ratio by a tenth.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ from xrec.session import build_session
 from xrec.storage.shared import SharedRows
 
 K, DIM, NUM_CATEGORIES, USERS_A_BLOCK = 20, 64, 100, Ranking().tile_users
-BOUNDS = {
+LEAST = {
     "speedup_to_mllib_k": 8.0,
     "speedup_to_mllib_k200": 25.0,
     "ratio_to_matmul_equal_norms": 0.7,
     "ratio_to_matmul_als": 1.5,
 }
+MOST = {"growth_to_matmul_4x_users": 1.1, "growth_to_matmul_4x_items": 1.1}
+"""The product's growth, and a tenth for the noise."""
 Array = Any
 
 
@@ -160,13 +163,6 @@ def run_kernel(blocks: Blocks, items: ItemBlock) -> None:
         top_k_block(users_UD, items, masks, k=K, tile_items=Ranking().tile_items)
 
 
-def seconds_of_kernel(world: World, n: int) -> float:
-    """The median of several runs."""
-    items = world.block()
-    blocks = blocks_of(world, items)
-    return statistics.median(seconds_of(lambda: run_kernel(blocks, items)) for _ in range(n))
-
-
 def run_matmul(world: World, tile: int = 512) -> None:
     """The bare product in tiles of 2 MiB."""
     values = np.empty((USERS_A_BLOCK, tile), np.float32)
@@ -177,14 +173,28 @@ def run_matmul(world: World, tile: int = 512) -> None:
             np.matmul(users, items.T, out=values[: len(users), : len(items)] if len(items) == tile else None)
 
 
-def ratio_to_matmul(world: World, repeats: int) -> float:
-    """The median of turns of product and kernel."""
+def pair_of_runs(world: World) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The product and the kernel on a world, both warm."""
     items = world.block()
     blocks = blocks_of(world, items)
     run_kernel(blocks[:2], items)
-    return statistics.median(
-        seconds_of(lambda: run_matmul(world)) / seconds_of(lambda: run_kernel(blocks, items)) for _ in range(repeats)
-    )
+    return lambda: run_matmul(world), lambda: run_kernel(blocks, items)
+
+
+def ratio_to_matmul(world: World, repeats: int) -> float:
+    """The median of turns of product and kernel."""
+    product, kernel = pair_of_runs(world)
+    return statistics.median(seconds_of(product) / seconds_of(kernel) for _ in range(repeats))
+
+
+def growth_to_matmul(small: World, large: World, repeats: int) -> float:
+    """The kernel's growth from a world to one of four times the pairs over the product's; the median of turns of all four."""
+    (product, kernel), (large_product, large_kernel) = pair_of_runs(small), pair_of_runs(large)
+    turns = []
+    for _ in range(repeats):
+        of_product, of_kernel = seconds_of(product), seconds_of(kernel)
+        turns.append(seconds_of(large_kernel) / of_kernel / (seconds_of(large_product) / of_product))
+    return statistics.median(turns)
 
 
 def our_job(spark: SparkSession, folder: Path) -> None:
@@ -255,10 +265,12 @@ def naive(world: World, k: int) -> list[tuple[int, int, float, int]]:
 def report(figure: str, value: float | bool, unit: str, against: str | None, n: int) -> bool:
     """Print a figure; whether it reaches its bound."""
     line = {"figure": figure, "value": float(f"{value:.4g}"), "unit": unit, "against": against, "n": n}
-    if figure in BOUNDS:
-        line |= {"least": BOUNDS[figure], "reached": bool(value >= BOUNDS[figure])}
+    if figure in LEAST:
+        line |= {"least": LEAST[figure], "reached": bool(value >= LEAST[figure])}
+    if figure in MOST:
+        line |= {"most": MOST[figure], "reached": bool(value <= MOST[figure])}
     print(json.dumps(line), flush=True)
-    return figure not in BOUNDS or bool(line["reached"])
+    return bool(line.get("reached", True))
 
 
 def one_thread(worlds: dict[str, World], users: int, items: int, n: int) -> list[bool]:
@@ -269,9 +281,10 @@ def one_thread(worlds: dict[str, World], users: int, items: int, n: int) -> list
     for name, world in worlds.items():
         ratio = ratio_to_matmul(world, n)
         reached.append(report(f"ratio_to_matmul_{name}", ratio, "ratio", "bare float32 product, one thread", n))
-    once = seconds_of_kernel(drawn(users // 4, items // 4, 1.0), n)
+    small = drawn(users // 4, items // 4, 1.0)
     for name, world in (("users", drawn(users, items // 4, 1.0)), ("items", drawn(users // 4, items, 1.0))):
-        report(f"growth_4x_{name}", seconds_of_kernel(world, n) / once, "ratio", "4, that of the product", n)
+        growth = growth_to_matmul(small, world, n)
+        reached.append(report(f"growth_to_matmul_4x_{name}", growth, "ratio", "growth of the product, one thread", n))
     return reached
 
 
