@@ -16,7 +16,7 @@ from test_generators import RANKING, K, Staged, allowed, facts_of, local, ndcg, 
 from world import make_world
 from xrec.config import Content, Ease, Ranking, Transitions, UserKnn
 from xrec.generators.content import ContentError, content_candidates
-from xrec.generators.ease import EaseError, ease_candidates
+from xrec.generators.ease import EaseError, Size, ease_candidates, reg_of
 from xrec.generators.ease_categories import ease_category_candidates
 from xrec.generators.popular_in_category import popular_in_category_candidates, scores_of
 from xrec.generators.popular_in_segment import popular_in_segment_candidates
@@ -170,6 +170,12 @@ def test_ease_by_users_equals_ease_by_items(staged: Staged, users: DataFrame, fa
     scores_UI = had_UI @ naive_ease(had_UI, EASE.reg_param)
     rows = collect(ease(staged, users.where(f"user_idx < {first + 50}"), few))
     check_lists(rows, lambda user: scores_UI[user], facts, first + 50)
+
+
+def test_ease_regularises_more_where_users_have_more() -> None:
+    assert reg_of(Size(users=10, items=90, pairs=400), Ease()) == pytest.approx(6 * 40)
+    assert reg_of(Size(users=10, items=90, pairs=0), Ease()) == pytest.approx(6)
+    assert reg_of(Size(users=10, items=90, pairs=400), Ease(reg_param=7)) == pytest.approx(7)
 
 
 def test_ease_refuses_what_is_too_large(staged: Staged, users: DataFrame) -> None:

@@ -232,8 +232,9 @@ class UserKnn(Frozen):
 class Ease(Frozen):
     """EASE, a linear item-to-item model in closed form (Steck 2019), of items and of categories."""
 
-    reg_param: Positive = 100.0
-    """Added to the diagonal of the counts of common users: more of it, weaker weights."""
+    reg_param: Positive | None = None
+    """Added to the diagonal of the counts of common users: more of it, weaker weights; default: 6 times the mean number of items \
+(or categories) that a user had."""
     max_size: Count = 15_000
     """Users or items, the fewer, that one task may solve for; more is an error (8 bytes each pair of them, 1.8 GB)."""
     max_nonzeros: Count = 50_000_000

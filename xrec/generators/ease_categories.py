@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.generators.best_sellers import CategoryWeights, best_seller_candidates
-from xrec.generators.ease import EaseError, read_weights, solve
+from xrec.generators.ease import EaseError, read_weights, reg_of, size_of, solve
 from xrec.storage.shared import SharedFolder, SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
@@ -62,7 +62,7 @@ def ease_category_candidates(
         C.USER_IDX, F.col(C.CATEGORY_CODE).alias(C.ITEM_IDX)
     )
     targets = folder.share(codes.select(F.col(C.CATEGORY_CODE).alias(C.ITEM_IDX)))
-    weights = folder.share(solve(folder.share(pairs), ease.reg_param, targets, pairs, by_users=False))
+    weights = folder.share(solve(folder.share(pairs), reg_of(size_of(pairs), ease), targets, pairs, by_users=False))
     ones = pairs.select(C.USER_IDX, F.col(C.ITEM_IDX).alias(C.PROFILE_IDX), F.lit(1.0).alias(C.WEIGHT))
     return best_seller_candidates(
         users, ones, lambda: _read(weights), interactions, eligible, ranking, folder, recommendable=recommendable
