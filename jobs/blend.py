@@ -1,4 +1,4 @@
-"""blend: choose the sources' weights on the select folds, and blend every fold's candidates by what older folds chose.
+"""blend: choose the sources' weights on the select folds, blend every fold's candidates by them, and fuse them by equal ones.
 
 ./spark-submit.sh jobs/blend.py --set ranking.weight_parts=4
 """
@@ -10,15 +10,17 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.ranking.blend import SOURCE, blend, choice_rows, choose_weights, describe_choices
+from xrec.generators.sources import sources_of
+from xrec.ranking.blend import SOURCE, blend, choice_rows, choose_weights, describe_choices, equal_weights
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
 
 
 def run(context: StageContext) -> Figures:
-    """Write ``blend_weights``, and ``candidates`` of the source blend, of all folds but the oldest one that chooses.
+    """Write ``blend_weights``, and ``candidates`` of the sources blend and fusion.
 
-    In the scope that serves: of other scopes the sources are judged, each by itself.
+    Those of blend are of all folds but the oldest one that chooses. In the scope that serves: of other scopes the sources are
+    judged, each by itself.
     """
     tables, settings = context.tables, context.settings
     scope = settings.ranking.scope
@@ -42,6 +44,10 @@ def run(context: StageContext) -> Figures:
         blend(candidates.where(F.col(C.FOLD) == name), choices[name], settings.ranking, k=longest) for name in names
     ]
     tables.write("candidates", reduce(DataFrame.unionByName, blended), fold=names, source=SOURCE)
+    folds = [fold.name for fold in context.folds]
+    alike = [equal_weights(scope, sources_of(settings))]
+    fused = blend(candidates.where(F.col(C.FOLD).isin(*folds)), alike, settings.ranking, k=longest, source=C.FUSION)
+    tables.write("candidates", fused, fold=folds, source=C.FUSION)
     return figures
 
 

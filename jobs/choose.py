@@ -14,7 +14,14 @@ from xrec.features.buyers import num_buyers_of
 from xrec.generators.sources import sources_of
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import read_choices
-from xrec.ranking.serving import JudgedFold, choose_model, describe_serving, served_lists, serving_rows
+from xrec.ranking.serving import (
+    JudgedFold,
+    choose_model,
+    describe_serving,
+    folds_of_evidence,
+    served_lists,
+    serving_rows,
+)
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
 
@@ -25,8 +32,6 @@ def run(context: StageContext) -> Figures:
     scope, sources = settings.ranking.scope, sources_of(settings)
     select = select_folds_before(main_fold, context.folds)
     candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
-    # What learns has no lists in the oldest fold; where that is the only one, single sources are compared there.
-    judged = select[1:] or select
     serving = choose_model(
         [
             JudgedFold(
@@ -35,10 +40,10 @@ def run(context: StageContext) -> Figures:
                 targets=tables.read("targets", fold=fold.name),
                 buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
             )
-            for fold in judged
+            for fold in folds_of_evidence(select)
         ],
         settings.evaluation,
-        singles=sources,
+        singles=[*sources, C.FUSION],
         learning=(BLEND, *settings.ranker.models) if select[1:] else (),
         scope=scope,
         seed=settings.seed,

@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from test_generators import RANKING, K, Staged, allowed, facts_of, local, ndcg, stage
 from world import make_world
-from xrec.config import Content, Ease, Ranking, Transitions, UserKnn
+from xrec.config import Content, Ease, Ranking, Transitions, Trend, UserKnn
+from xrec.features.trend import trend_of
 from xrec.generators.content import ContentError, content_candidates
 from xrec.generators.ease import EaseError, Size, ease_candidates, reg_of
 from xrec.generators.ease_categories import ease_category_candidates
@@ -29,6 +30,7 @@ from xrec.ranking.eligibility import users_of
 pytestmark = pytest.mark.spark
 
 EASE = Ease(reg_param=20.0)
+TREND = Trend(half_life_days=20.0)
 TRANSITIONS = Transitions(window=3, decay=0.6, history=4, history_decay=0.8, shrinkage=2.0, num_neighbours=25)
 USER_KNN = UserKnn(num_neighbours=30, max_items_per_user=12, shrinkage=2.0)
 CONTENT = Content(max_items_per_user=12, max_words_per_user=14, popularity_power=0.5)
@@ -45,6 +47,11 @@ def transitions(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Rank
 
 def user_knn(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
     return user_knn_candidates(users, staged.eligible, rows, USER_KNN, ranking, staged.folder)
+
+
+def user_knn_trend(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    trend = trend_of(rows, staged.fold, TREND)
+    return user_knn_candidates(users, staged.eligible, rows, USER_KNN, ranking, staged.folder, trend=trend)
 
 
 def content(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
@@ -77,14 +84,15 @@ GENERATORS: dict[str, tuple[Callable[..., DataFrame], str]] = {
     "transitions": (transitions, "training_events"),
     "transition_categories": (transition_categories, "training_events"),
     "user_knn": (user_knn, "interactions"),
+    "user_knn_trend": (user_knn_trend, "interactions"),
     "content": (content, "interactions"),
     "popular_in_category": (in_category, "interactions"),
     "popular_in_segment": (in_segment, "interactions"),
 }
 """What makes the candidates, and the staged table that it learns from."""
-COMPUTED = ("ease", "ease_categories", "transitions", "transition_categories", "user_knn", "content")
+COMPUTED = ("ease", "ease_categories", "transitions", "transition_categories", "user_knn_trend", "content")
 """Those that sum floating-point numbers in Arrow batches of their own."""
-LEARNED = ("ease", "transitions", "user_knn", "content")
+LEARNED = ("ease", "transitions", "user_knn", "user_knn_trend", "content")
 """Those that can tell what follows from a taste: content, because the labels name it."""
 SCOPES = ("touched", "home", "all")
 
@@ -387,6 +395,14 @@ def test_user_knn_equals_a_dense_version(
     assert np.count_nonzero(similar_UU) > 0.9 * USER_KNN.num_neighbours * len(facts["had"])
     scores_UI = similar_UU @ had_UI
     check_lists(candidates["user_knn"], lambda user: scores_UI[user], facts, len(had_UI))
+    ages = defaultdict(list)
+    for row in staged.interactions.where("counting").collect():
+        ages[row["item_idx"]].append((staged.fold.as_of.timestamp() - row["last_ts"].timestamp()) / 86_400)
+    trend_I = np.ones(had_UI.shape[1])
+    for item, days in ages.items():
+        trend_I[item] = np.mean(0.5 ** (np.array(days) / TREND.half_life_days)) ** TREND.power
+    assert trend_I.min() < 0.8 * trend_I.max()
+    check_lists(candidates["user_knn_trend"], lambda user: scores_UI[user] * trend_I, facts, len(had_UI))
 
 
 def heaviest_had(staged: Staged, facts: dict[str, dict], most: int) -> np.ndarray:

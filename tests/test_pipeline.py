@@ -26,7 +26,19 @@ from world import NON_MERCHANDISE, World, Written, make_world, write_world
 from xrec.runs.stages import STAGE_NAMES
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta, pytest.mark.horovod]
-MODELS = ("als", "als_trend", "gru", "transformer", "item_knn", "blend", "logistic", "trees", "ensemble", "served")
+MODELS = (
+    "als",
+    "als_trend",
+    "gru",
+    "transformer",
+    "item_knn",
+    "fusion",
+    "blend",
+    "logistic",
+    "trees",
+    "ensemble",
+    "served",
+)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from xrec.ranking.blend import (
     choice_rows,
     choose_weights,
     describe_choices,
+    equal_weights,
     parts_for,
     read_choices,
     weight_grid,
@@ -171,15 +172,18 @@ CHOICES = [
 ]
 
 
-def test_blended_lists_equal_a_naive_version(spark: SparkSession) -> None:
+@pytest.mark.parametrize(
+    ("source", "choices"), [("blend", CHOICES), ("fusion", [equal_weights(scope, SOURCES) for scope in SCOPES])]
+)
+def test_blended_lists_equal_a_naive_version(spark: SparkSession, source: str, choices: list[Choice]) -> None:
     proposals = random_proposals(3)
-    rows = blend(candidate_frame(spark, proposals), CHOICES, RANKING, k=15).collect()
+    rows = blend(candidate_frame(spark, proposals), choices, RANKING, k=15, source=source).collect()
     found = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["rank"]):
         found[row["fold"], row["scope"], row["user_idx"]].append((row["item_idx"], row["score"]))
         assert row["rank"] == len(found[row["fold"], row["scope"], row["user_idx"]])
-        assert row["source"] == "blend"
-    weights = {choice.scope: dict(choice.weights) for choice in CHOICES}
+        assert row["source"] == source
+    weights = {choice.scope: dict(choice.weights) for choice in choices}
     expected = {key: naive_list(of_source, weights[key[1]])[:15] for key, of_source in proposals.items()}
     assert found == expected
     assert all(expected.values())  # a user whom only popularity knows has a list where its weight is 0

@@ -263,4 +263,5 @@ def test_reasons_follow_what_contributed(tmp_path: Path) -> None:
     settings, blended = settings_of(tmp_path), Choice(scope="touched", weights={"als": 1.0}, selected_on="s")
     assert contributing("blend", [blended], settings, SOURCES) is blended
     assert contributing("als", [blended], settings, SOURCES).weights == {"popularity": 0.0, "als": 1.0}
-    assert contributing("trees", [blended], settings, SOURCES).weights == {"popularity": 0.5, "als": 0.5}
+    for model in ("trees", "fusion"):
+        assert contributing(model, [blended], settings, SOURCES).weights == {"popularity": 0.5, "als": 0.5}

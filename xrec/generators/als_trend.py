@@ -1,8 +1,7 @@
 """ALS x trend: what a user is likely to like, among what is bought now.
 
-With N the users who had an item before as-of, and a their ages in days since they last had it, an item's trend is
-(sum of 2^(-a / half_life_days) / N)^power: 1 where all had it just now. The item's vector is multiplied by it, so that the
-kernel finds the exact top K of score x trend. Nothing more is learned than by ALS.
+An item's vector is multiplied by its trend (:mod:`xrec.features.trend`), so that the kernel finds the exact top K of score x trend.
+Nothing more is learned than by ALS.
 """
 
 from __future__ import annotations
@@ -13,20 +12,12 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranking, Trend
 from xrec.evaluation.folds import Fold
+from xrec.features.trend import trend_of
 from xrec.generators.als import MODEL
 from xrec.generators.factors import factor_candidates
 from xrec.storage.shared import SharedFolder
 
 SOURCE = "als_trend"
-_SECONDS_A_DAY = 86_400.0
-
-
-def trend_of(interactions: DataFrame, fold: Fold, trend: Trend) -> DataFrame:
-    """A fold's interactions to one row an item that somebody had: ``item_idx``, ``trend``, above 0 and at most 1."""
-    age_days = (F.lit(fold.as_of).cast("double") - F.col(C.LAST_TS).cast("double")) / _SECONDS_A_DAY
-    decayed = F.avg(F.pow(F.lit(0.5), age_days / F.lit(trend.half_life_days)))
-    had = interactions.where(F.col(C.COUNTING))
-    return had.groupBy(C.ITEM_IDX).agg(F.pow(decayed, F.lit(trend.power)).alias(C.TREND))
 
 
 def als_trend_candidates(

@@ -15,6 +15,7 @@ from xrec import columns as C
 from xrec.config import Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
+from xrec.features.trend import trend_of
 from xrec.generators import (
     als_trend,
     content,
@@ -44,10 +45,10 @@ def sources_of(settings: Settings) -> tuple[str, ...]:
 
 
 def models_of(settings: Settings) -> tuple[str, ...]:
-    """What is judged: the sources, the models that learn from older folds, and what serves; of select folds the sources alone."""
+    """What is judged: the sources; where not only they are compared also their fusion, what learns, and what serves."""
     if settings.folds.purpose == "select":
         return sources_of(settings)
-    return (*sources_of(settings), C.BLEND, *settings.ranker.models, C.SERVED)
+    return (*sources_of(settings), C.FUSION, C.BLEND, *settings.ranker.models, C.SERVED)
 
 
 @contextmanager
@@ -177,8 +178,15 @@ def _item_knn(given: Given) -> DataFrame:
 
 def _user_knn(given: Given) -> DataFrame:
     interactions, settings = given.read("interactions"), given.settings
+    with_trend = given.source == user_knn.WITH_TREND
     return user_knn.user_knn_candidates(
-        given.users, given.eligible, interactions, settings.user_knn, settings.ranking, given.folder
+        given.users,
+        given.eligible,
+        interactions,
+        settings.user_knn,
+        settings.ranking,
+        given.folder,
+        trend=trend_of(interactions, given.fold, settings.trend) if with_trend else None,
     )
 
 
@@ -259,6 +267,7 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     popular_in_segment.SOURCE: _popular_in_segment,
     item_knn.SOURCE: _item_knn,
     user_knn.SOURCE: _user_knn,
+    user_knn.WITH_TREND: _user_knn,
     ease.SOURCE: _ease,
     ease_categories.SOURCE: _ease_categories,
     transitions.SOURCE: _transitions,

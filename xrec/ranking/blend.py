@@ -4,6 +4,8 @@ score(u, i) = sum_s w_s / (c + rank_s(u, i)), over the sources s that propose i 
 with weights); ties by item index. Popularity's weight is at least a millionth, so that every user gets a list. The weights
 are the point of a grid on the simplex with the highest mean NDCG@10 on the scope's cross-category targets of the select
 folds before the one that is blended (rolling origin), over their users with targets; all points are judged in one pass.
+
+The fusion is the same with equal weights of all sources, and learns nothing.
 """
 
 from __future__ import annotations
@@ -276,12 +278,19 @@ def _vote(source: str, choices: Sequence[Choice], constant: float) -> Column:
     return F.coalesce(weight / (F.lit(constant) + F.col(source)), F.lit(0.0))
 
 
-def blend(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking, *, k: int) -> DataFrame:
-    """Candidates of the sources to rows of ``candidates`` of the source ``blend``: the best K a (fold, scope, user)."""
+def equal_weights(scope: str, sources: Sequence[str]) -> Choice:
+    """The fusion: every source counts alike."""
+    return Choice(scope=scope, weights=dict.fromkeys(sources, 1.0 / len(sources)), selected_on="")
+
+
+def blend(
+    candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking, *, k: int, source: str = SOURCE
+) -> DataFrame:
+    """Candidates of the sources to rows of ``candidates`` of one more ``source``: the best K a (fold, scope, user)."""
     best_first = Window.partitionBy(C.FOLD, C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
     ranked = with_contributions(candidates, choices, ranking).withColumn(C.RANK, F.row_number().over(best_first))
     return ranked.where(F.col(C.RANK) <= k).select(
-        C.FOLD, F.lit(SOURCE).alias(C.SOURCE), C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK
+        C.FOLD, F.lit(source).alias(C.SOURCE), C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK
     )
 
 

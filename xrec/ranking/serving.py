@@ -24,7 +24,7 @@ from xrec.evaluation.intervals import summarise
 from xrec.evaluation.metrics import VALUES, judge_lists, metric_names
 from xrec.evaluation.report import POOLED
 from xrec.evaluation.slices import scope_slice
-from xrec.ranking.blend import CUT_OFF, Choice, blend
+from xrec.ranking.blend import CUT_OFF, Choice, blend, equal_weights
 from xrec.ranking.blend import SOURCE as BLEND
 
 _NDCG = ("ndcg", CUT_OFF)
@@ -71,6 +71,14 @@ class JudgedFold:
     candidates: DataFrame
     targets: DataFrame
     buyers: DataFrame
+
+
+def folds_of_evidence(select: Sequence[Fold]) -> Sequence[Fold]:
+    """The select folds (oldest first) in which every model has lists.
+
+    What learns has none in the oldest; where that is the only one, single sources are compared there.
+    """
+    return select[1:] or select
 
 
 def choose_model(
@@ -207,15 +215,15 @@ def read_model(serving_models: DataFrame, fold: str, scope: str) -> str:
 def contributing(model: str, choices: Sequence[Choice], settings: Settings, sources: Sequence[str]) -> Choice:
     """The weights by which the sources contribute to the lists of the model that serves ``ranking.scope``.
 
-    Of the blend its own; of a single source that source alone, completed by popularity where it knows too little; of a ranker
-    the same for all, so that what ranks an item highest counts as its main source.
+    Of the blend its own; of a single source that source alone, completed by popularity where it knows too little; of the fusion and
+    of a ranker the same for all, so that what ranks an item highest counts as its main source.
     """
     scope = settings.ranking.scope
     if model == BLEND:
         return next(choice for choice in choices if choice.scope == scope)
-    is_ranker = model in settings.ranker.models
-    weights = {source: 1.0 / len(sources) if is_ranker else float(source == model) for source in sources}
-    return Choice(scope=scope, weights=weights, selected_on="")
+    if model == C.FUSION or model in settings.ranker.models:
+        return equal_weights(scope, sources)
+    return Choice(scope=scope, weights={source: float(source == model) for source in sources}, selected_on="")
 
 
 def served_lists(
