@@ -50,8 +50,15 @@ def user_knn(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking
 
 
 def user_knn_trend(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
-    trend = trend_of(rows, staged.fold, TREND)
-    return user_knn_candidates(users, staged.eligible, rows, USER_KNN, ranking, staged.folder, trend=trend)
+    return user_knn_candidates(users, trending(staged, rows), rows, USER_KNN, ranking, staged.folder)
+
+
+def ease_trend(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    return ease_candidates(users, trending(staged, rows), rows, EASE, ranking, staged.folder)
+
+
+def trending(staged: Staged, rows: DataFrame) -> DataFrame:
+    return staged.eligible.join(trend_of(rows, staged.fold, TREND), "item_idx", how="left").fillna(1.0, ["trend"])
 
 
 def content(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
@@ -85,6 +92,7 @@ GENERATORS: dict[str, tuple[Callable[..., DataFrame], str]] = {
     "transition_categories": (transition_categories, "training_events"),
     "user_knn": (user_knn, "interactions"),
     "user_knn_trend": (user_knn_trend, "interactions"),
+    "ease_trend": (ease_trend, "interactions"),
     "content": (content, "interactions"),
     "popular_in_category": (in_category, "interactions"),
     "popular_in_segment": (in_segment, "interactions"),
@@ -163,11 +171,13 @@ def had_of(facts: dict[str, dict], num_users: int) -> np.ndarray:
     return had_UI
 
 
-def test_ease_equals_its_formula(candidates: dict[str, list[Row]], facts: dict[str, dict]) -> None:
+def test_ease_equals_its_formula(staged: Staged, candidates: dict[str, list[Row]], facts: dict[str, dict]) -> None:
     had_UI = had_of(facts, 1 + max(facts["had"]))
     scores_UI = had_UI @ naive_ease(had_UI, EASE.reg_param)
     assert len(had_UI) > had_UI.shape[1]  # by items
     check_lists(candidates["ease"], lambda user: scores_UI[user], facts, len(had_UI))
+    trend_I = naive_trend(staged, had_UI.shape[1])
+    check_lists(candidates["ease_trend"], lambda user: scores_UI[user] * trend_I, facts, len(had_UI))
 
 
 def test_ease_by_users_equals_ease_by_items(staged: Staged, users: DataFrame, facts: dict[str, dict]) -> None:
@@ -395,14 +405,19 @@ def test_user_knn_equals_a_dense_version(
     assert np.count_nonzero(similar_UU) > 0.9 * USER_KNN.num_neighbours * len(facts["had"])
     scores_UI = similar_UU @ had_UI
     check_lists(candidates["user_knn"], lambda user: scores_UI[user], facts, len(had_UI))
+    trend_I = naive_trend(staged, had_UI.shape[1])
+    check_lists(candidates["user_knn_trend"], lambda user: scores_UI[user] * trend_I, facts, len(had_UI))
+
+
+def naive_trend(staged: Staged, num_items: int) -> np.ndarray:
     ages = defaultdict(list)
     for row in staged.interactions.where("counting").collect():
         ages[row["item_idx"]].append((staged.fold.as_of.timestamp() - row["last_ts"].timestamp()) / 86_400)
-    trend_I = np.ones(had_UI.shape[1])
+    trend_I = np.ones(num_items)
     for item, days in ages.items():
         trend_I[item] = np.mean(0.5 ** (np.array(days) / TREND.half_life_days)) ** TREND.power
     assert trend_I.min() < 0.8 * trend_I.max()
-    check_lists(candidates["user_knn_trend"], lambda user: scores_UI[user] * trend_I, facts, len(had_UI))
+    return trend_I
 
 
 def heaviest_had(staged: Staged, facts: dict[str, dict], most: int) -> np.ndarray:

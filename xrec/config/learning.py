@@ -242,7 +242,7 @@ class Ease(Frozen):
 
 
 class Trend(Frozen):
-    """How much what is bought now counts for more, in the sources `als_trend` and `user_knn_trend`."""
+    """How much what is bought now counts for more, in the sources whose names end with `_trend`."""
 
     half_life_days: Positive = 28.0
     """Days after which a purchase counts half."""
@@ -291,7 +291,9 @@ Source = Literal[
     "popular_in_segment",
     "item_knn",
     "user_knn",
+    "item_knn_trend",
     "user_knn_trend",
+    "ease_trend",
     "ease",
     "ease_categories",
     "transitions",

@@ -23,7 +23,6 @@ from xrec.ranking.topk import (
     ItemBlock,
     TopItems,
     build_masks,
-    class_codes_of,
     flatten,
     kth_scores,
     map_user_blocks,
@@ -31,6 +30,7 @@ from xrec.ranking.topk import (
     merge,
     no_items,
     propose,
+    values_of,
 )
 from xrec.storage.shared import SharedFolder, SharedRows
 
@@ -118,13 +118,17 @@ def top_of_tiles(
 ) -> TopItems:
     """The best K of a batch's users by positive score, ties by item index; what they must not get is masked first.
 
-    ``score(start, stop)`` gives the matrix (users, targets from start to stop) in float64; a score is its float32.
+    ``score(start, stop)`` gives the matrix (users, targets from start to stop) in float64; a score is its float32, times the
+    target's trend where the targets have one.
     """
     masks, best = build_masks(batch, targets), no_items()
     kth_U = np.full(batch.num_rows, -np.inf)
     for start in range(0, len(targets.item_idx_I), tile_items):
         stop = min(start + tile_items, len(targets.item_idx_I))
-        tile_UT = score(start, stop).astype(np.float32)
+        exact_UT = score(start, stop)
+        if targets.trend_I is not None:
+            exact_UT = exact_UT * targets.trend_I[start:stop]
+        tile_UT = exact_UT.astype(np.float32)
         np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
         row, column = propose(tile_UT, kth_U, 0.0, k)
         best = merge(best, row, targets.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
@@ -134,13 +138,14 @@ def top_of_tiles(
 
 def targets_without_vectors(items: pa.Table, wanted_idx: Array) -> ItemBlock:
     """Those of the shared eligible items that are wanted, as the masks want them: by item index, with vectors of length zero."""
-    item_idx, class_code = items[C.ITEM_IDX].to_numpy(), class_codes_of(items)
+    item_idx, class_code, trend = items[C.ITEM_IDX].to_numpy(), *[values_of(items, c) for c in (C.CLASS_CODE, C.TREND)]
     kept = np.isin(item_idx, wanted_idx)
     return ItemBlock.build(
         item_idx[kept],
         items[C.CATEGORY_CODE].to_numpy()[kept],
         np.zeros((kept.sum(), 1), np.float32),
         None if class_code is None else class_code[kept],
+        None if trend is None else trend[kept],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from pyspark import StorageLevel
@@ -178,15 +178,8 @@ def _item_knn(given: Given) -> DataFrame:
 
 def _user_knn(given: Given) -> DataFrame:
     interactions, settings = given.read("interactions"), given.settings
-    with_trend = given.source == user_knn.WITH_TREND
     return user_knn.user_knn_candidates(
-        given.users,
-        given.eligible,
-        interactions,
-        settings.user_knn,
-        settings.ranking,
-        given.folder,
-        trend=trend_of(interactions, given.fold, settings.trend) if with_trend else None,
+        given.users, given.eligible, interactions, settings.user_knn, settings.ranking, given.folder
     )
 
 
@@ -253,6 +246,17 @@ def _als_trend(given: Given) -> DataFrame:
     )
 
 
+def _with_trend(generate: Callable[[Given], DataFrame]) -> Callable[[Given], DataFrame]:
+    """The same source, its scores times the items' trend; an item that nobody bought keeps its score."""
+
+    def trending(given: Given) -> DataFrame:
+        trend = trend_of(given.read("interactions"), given.fold, given.settings.trend)
+        eligible = given.eligible.join(trend, C.ITEM_IDX, how="left").fillna(1.0, [C.TREND])
+        return generate(replace(given, eligible=eligible))
+
+    return trending
+
+
 def _factors(given: Given) -> DataFrame:
     vectors, ranking = given.tables.read("vectors"), given.settings.ranking
     return factor_candidates(
@@ -267,13 +271,15 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     popular_in_segment.SOURCE: _popular_in_segment,
     item_knn.SOURCE: _item_knn,
     user_knn.SOURCE: _user_knn,
-    user_knn.WITH_TREND: _user_knn,
     ease.SOURCE: _ease,
     ease_categories.SOURCE: _ease_categories,
     transitions.SOURCE: _transitions,
     transition_categories.SOURCE: _transition_categories,
     content.SOURCE: _content,
     als_trend.SOURCE: _als_trend,
+    f"{item_knn.SOURCE}_trend": _with_trend(_item_knn),
+    f"{user_knn.SOURCE}_trend": _with_trend(_user_knn),
+    f"{ease.SOURCE}_trend": _with_trend(_ease),
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""
 

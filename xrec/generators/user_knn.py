@@ -1,8 +1,7 @@
 """User-kNN: what the users had whose items are most like a user's own (Resnick et al. 1994; on sets, Breese et al. 1998).
 
 Each user keeps his nearest neighbours v by cosine (:mod:`xrec.generators.cosine`), and score(u, j) = sum over those who had j of
-similarity(u, v). Unlike item-kNN it weighs a whole history at once, so a common item says little beside many others. The source
-``user_knn_trend`` multiplies the score by the item's trend (:mod:`xrec.features.trend`).
+similarity(u, v). Unlike item-kNN it weighs a whole history at once, so a common item says little beside many others.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from xrec.storage.shared import SharedFolder
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
     from xrec.config import Ranking, UserKnn
 
-SOURCE, WITH_TREND = "user_knn", "user_knn_trend"
+SOURCE = "user_knn"
 
 
 class UserKnnError(ValueError):
@@ -34,12 +33,8 @@ def user_knn_candidates(
     user_knn: UserKnn,
     ranking: Ranking,
     folder: SharedFolder,
-    *,
-    trend: DataFrame | None = None,
 ) -> DataFrame:
     """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
-
-    ``trend`` has rows of (``item_idx``, ``trend``), by which scores are multiplied; an item without one keeps its score.
 
     Raises
     ------
@@ -67,10 +62,9 @@ def user_knn_candidates(
         F.col(C.NEIGHBOUR_IDX).alias(C.PROFILE_IDX),
         F.col(C.SIMILARITY).cast("double").alias(C.WEIGHT),
     )
-    weighted = had if trend is None else had.join(trend, C.ITEM_IDX, how="left")
-    leads_to = weighted.select(
+    leads_to = had.select(
         F.col(C.USER_IDX).alias(C.PROFILE_IDX),
         F.col(C.ITEM_IDX).alias(C.NEIGHBOUR_IDX),
-        (F.lit(1.0) if trend is None else F.coalesce(C.TREND, F.lit(1.0))).cast("float").alias(C.SIMILARITY),
+        F.lit(1.0).cast("float").alias(C.SIMILARITY),
     )
     return score_profiles(users, profiles, leads_to, eligible, ranking, folder)

@@ -87,9 +87,18 @@ class ItemBlock:
     """Of each item index its place in the block, -1 where it has none."""
     class_I: Array | None = None
     """Codes of what the filters tell apart, beyond those of the categories; None where no filter compares items with users."""
+    trend_I: Array | None = None
+    """What the scores are multiplied by, where they are."""
 
     @classmethod
-    def build(cls, item_idx_I: Array, category_I: Array, vectors_ID: Array, class_I: Array | None = None) -> ItemBlock:
+    def build(
+        cls,
+        item_idx_I: Array,
+        category_I: Array,
+        vectors_ID: Array,
+        class_I: Array | None = None,
+        trend_I: Array | None = None,
+    ) -> ItemBlock:
         """Items in any order to items by falling norm; raises :class:`VectorError` on a vector that is not finite."""
         norms_I = _norms(vectors_ID, item_idx_I, "item_idx")
         order = np.lexsort((item_idx_I, -norms_I))
@@ -102,6 +111,7 @@ class ItemBlock:
             norms_I=norms_I[order],
             position_of=position_of,
             class_I=None if class_I is None else class_I[order].astype(np.int32),
+            trend_I=None if trend_I is None else trend_I[order],
         )
 
 
@@ -113,14 +123,15 @@ def item_rows(items: DataFrame, vectors: DataFrame) -> DataFrame:
 
 
 def masked_by(items: DataFrame) -> DataFrame:
-    """Eligible items to what the masks want of them: ``item_idx``, ``category_code``, and ``class_code`` where filters gave one."""
-    return items.select(*[name for name in (C.ITEM_IDX, C.CATEGORY_CODE, C.CLASS_CODE) if name in items.columns])
+    """Eligible items to what tasks want: ``item_idx``, ``category_code``, and where they have one ``class_code``, ``trend``."""
+    wanted = (C.ITEM_IDX, C.CATEGORY_CODE, C.CLASS_CODE, C.TREND)
+    return items.select(*[name for name in wanted if name in items.columns])
 
 
-def class_codes_of(table: pa.Table) -> Array | None:
-    """The class codes of shared rows of :func:`masked_by`, where they have some."""
-    codes: Array | None = table[C.CLASS_CODE].to_numpy() if C.CLASS_CODE in table.column_names else None
-    return codes
+def values_of(table: pa.Table, column: str) -> Array | None:
+    """A column of shared rows of :func:`masked_by`, None where they have none."""
+    values: Array | None = table[column].to_numpy() if column in table.column_names else None
+    return values
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +140,7 @@ def read_block(items: SharedRows) -> ItemBlock:
     table = items.read()
     item_idx = table[C.ITEM_IDX].to_numpy()
     vectors_ID = _matrix(table[C.VECTOR], item_idx, "item_idx")
-    return ItemBlock.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), vectors_ID, class_codes_of(table))
+    return ItemBlock.build(item_idx, table[C.CATEGORY_CODE].to_numpy(), vectors_ID, values_of(table, C.CLASS_CODE))
 
 
 class Masks:
