@@ -138,7 +138,11 @@ def top_of_tiles(
 
 def targets_without_vectors(items: pa.Table, wanted_idx: Array) -> ItemBlock:
     """Those of the shared eligible items that are wanted, as the masks want them: by item index, with vectors of length zero."""
-    item_idx, class_code, trend = items[C.ITEM_IDX].to_numpy(), *[values_of(items, c) for c in (C.CLASS_CODE, C.TREND)]
+    item_idx, class_code, trend = (
+        items[C.ITEM_IDX].to_numpy(),
+        values_of(items, C.CLASS_CODE),
+        values_of(items, C.TREND),
+    )
     kept = np.isin(item_idx, wanted_idx)
     return ItemBlock.build(
         item_idx[kept],
