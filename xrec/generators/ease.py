@@ -41,6 +41,7 @@ _ROWS_ARROW = pa.schema({C.IDX: pa.int32(), C.WEIGHTS: pa.binary()})
 _SCALES_SCHEMA = f"{C.ITEM_IDX} int, scale double"
 _SCALES_ARROW = pa.schema({C.ITEM_IDX: pa.int32(), "scale": pa.float64()})
 _REG_AN_ITEM = 6.0
+"""Regularisation for each item that a user has in the mean; see :func:`reg_of`."""
 _ROWS_A_BATCH = 128
 _TILE_ITEMS = 1024
 """A tile of dense weights is N x _TILE_ITEMS x 8 bytes."""
