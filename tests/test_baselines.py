@@ -19,6 +19,7 @@ from xrec.features.trend import trend_of
 from xrec.generators.content import ContentError, content_candidates
 from xrec.generators.ease import EaseError, Size, ease_candidates, reg_of
 from xrec.generators.ease_categories import ease_category_candidates
+from xrec.generators.factors import factor_candidates
 from xrec.generators.popular_in_category import popular_in_category_candidates, scores_of
 from xrec.generators.popular_in_segment import popular_in_segment_candidates
 from xrec.generators.popularity import popular_candidates
@@ -418,6 +419,25 @@ def naive_trend(staged: Staged, num_items: int) -> np.ndarray:
         trend_I[item] = np.mean(0.5 ** (np.array(days) / TREND.half_life_days)) ** TREND.power
     assert trend_I.min() < 0.8 * trend_I.max()
     return trend_I
+
+
+def test_a_vectors_score_is_multiplied_by_the_trend(staged: Staged, users: DataFrame, facts: dict[str, dict]) -> None:
+    num_users, num_items = 1 + max(facts["had"]), len(facts["items"])
+    rng = np.random.default_rng(5)
+    users_UD, items_ID = (rng.random((number, 4)).astype(np.float32) for number in (num_users, num_items))
+    rows = [
+        ("als", staged.fold.name, kind, idx, vector.tolist())
+        for kind, vectors in (("user", users_UD), ("item", items_ID))
+        for idx, vector in enumerate(vectors)
+    ]
+    spark = users.sparkSession
+    vectors = spark.createDataFrame(rows, "model string, fold string, kind string, idx int, vector array<float>")
+    eligible = trending(staged, staged.interactions)
+    found = collect(
+        factor_candidates(users, eligible, vectors, RANKING, staged.folder, model="als", fold=staged.fold.name)
+    )
+    scores_UI = users_UD.astype(np.float64) @ items_ID.T * naive_trend(staged, num_items)
+    check_lists(found, lambda user: scores_UI[user], facts, num_users)
 
 
 def heaviest_had(staged: Staged, facts: dict[str, dict], most: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
 from xrec.features.trend import trend_of
 from xrec.generators import (
-    als_trend,
+    als,
     content,
     ease,
     ease_categories,
@@ -35,6 +35,8 @@ from xrec.ranking.filters import ListFilters, forbidden_classes
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import Tables
 
+_TREND = "_trend"
+"""How the name of a source ends whose scores are multiplied by the items' trend."""
 SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
 """Sources that are made whatever ``ranking.sources`` says: the baselines of the evaluation."""
 
@@ -232,27 +234,13 @@ def _content(given: Given) -> DataFrame:
     )
 
 
-def _als_trend(given: Given) -> DataFrame:
-    interactions, settings = given.read("interactions"), given.settings
-    return als_trend.als_trend_candidates(
-        given.users,
-        given.eligible,
-        given.tables.read("vectors"),
-        interactions,
-        settings.trend,
-        given.fold,
-        settings.ranking,
-        given.folder,
-    )
-
-
 def _with_trend(generate: Callable[[Given], DataFrame]) -> Callable[[Given], DataFrame]:
     """The same source, its scores times the items' trend; an item that nobody bought keeps its score."""
 
     def trending(given: Given) -> DataFrame:
         trend = trend_of(given.read("interactions"), given.fold, given.settings.trend)
         eligible = given.eligible.join(trend, C.ITEM_IDX, how="left").fillna(1.0, [C.TREND])
-        return generate(replace(given, eligible=eligible))
+        return generate(replace(given, source=given.source.removesuffix(_TREND), eligible=eligible))
 
     return trending
 
@@ -276,10 +264,10 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     transitions.SOURCE: _transitions,
     transition_categories.SOURCE: _transition_categories,
     content.SOURCE: _content,
-    als_trend.SOURCE: _als_trend,
-    f"{item_knn.SOURCE}_trend": _with_trend(_item_knn),
-    f"{user_knn.SOURCE}_trend": _with_trend(_user_knn),
-    f"{ease.SOURCE}_trend": _with_trend(_ease),
+    f"{als.MODEL}{_TREND}": _with_trend(_factors),
+    f"{item_knn.SOURCE}{_TREND}": _with_trend(_item_knn),
+    f"{user_knn.SOURCE}{_TREND}": _with_trend(_user_knn),
+    f"{ease.SOURCE}{_TREND}": _with_trend(_ease),
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""
 

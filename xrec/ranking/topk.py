@@ -116,10 +116,15 @@ class ItemBlock:
 
 
 def item_rows(items: DataFrame, vectors: DataFrame) -> DataFrame:
-    """Rows of :func:`masked_by` and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them."""
+    """Rows of :func:`masked_by` and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them.
+
+    A vector is multiplied by the item's trend where the items have one: the kernel then finds the exact top K of score x trend.
+    """
     masks = masked_by(items)
     rows = vectors.join(masks, F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
-    return rows.select(*masks.columns, C.VECTOR)
+    if C.TREND in masks.columns:
+        rows = rows.withColumn(C.VECTOR, F.transform(C.VECTOR, lambda x: (x * F.col(C.TREND)).cast("float")))
+    return rows.select(*[name for name in masks.columns if name != C.TREND], C.VECTOR)
 
 
 def masked_by(items: DataFrame) -> DataFrame:
