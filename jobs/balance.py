@@ -13,7 +13,7 @@ from xrec import columns as C
 from xrec.evaluation.folds import history_of
 from xrec.features.balance import balance_events, balance_report, describe_balance
 from xrec.features.feedback import describe_feedback, feedback_of
-from xrec.features.interactions import weigh
+from xrec.features.interactions import counts, weigh
 from xrec.features.outliers import require_limits, winsorise
 from xrec.runs.stage import Figures, StageContext, main
 
@@ -27,7 +27,7 @@ def run(context: StageContext) -> Figures:
     for fold in folds:
         limits = require_limits(tables.read("value_limits", fold=fold.name), fold)
         history = winsorise(history_of(events, fold), limits)
-        weighted = weigh(history, fold, settings.weights)
+        weighted = weigh(history, fold, settings.weights).withColumn(C.COUNTING, counts(settings.categories))
         balanced.append(balance_events(weighted, settings.balance, fold, settings.seed))
     tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=names)
     written = tables.read("training_events").where(F.col(C.FOLD).isin(names))

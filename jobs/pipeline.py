@@ -13,7 +13,7 @@ from xrec.config import add_arguments, load_settings
 from xrec.runs.progress import build_console
 from xrec.runs.running import Run
 from xrec.runs.stage import exit_on_error, new_run_id
-from xrec.runs.stages import STAGE_NAMES, select_stages
+from xrec.runs.stages import STAGE_NAMES, needed_sources, select_stages
 from xrec.runs.summary import print_plan, print_summary
 from xrec.session import build_session
 from xrec.storage.tables import Tables
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_error():
         settings = load_settings(arguments.config, arguments.overrides)
-        chosen = select_stages(arguments.first, arguments.last, arguments.only, settings.ranking.sources)
+        chosen = select_stages(arguments.first, arguments.last, arguments.only, needed_sources(settings))
         spark, console, run_id = build_session("xrec pipeline"), build_console(), new_run_id(settings)
         print_plan(console, Tables(spark, settings.storage), chosen, settings)
         if arguments.dry_run:

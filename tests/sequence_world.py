@@ -1,7 +1,10 @@
-"""Exported windows with a known answer, written without Spark, for the tests of the sequence models.
+"""Exported windows with a known answer, written without Spark, for the tests of the sequence models. Every item is a category.
 
-Items come in pairs (2n - 1, 2n): whoever takes the first takes the second next. Which pair comes is random, with strongly
-unequal odds, so popularity alone knows little of a pair's second half.
+In the world of pairs items come in pairs (2n - 1, 2n): whoever takes the first takes the second next. Which pair comes is random,
+with strongly unequal odds, so popularity alone knows little of a pair's second half.
+
+In the world of tastes a user has one of three tastes, and takes items of it alone (those with the same remainder by 3), each at
+most once, in any order: his next items are like those he had, all equally popular.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from xrec.sequence.spec import TrainingSpec
 
 NUM_PAIRS = 30
 VOCABULARY = 2 * NUM_PAIRS
+NUM_TASTES = 3
 FOLD = "test-2020-01-01"
 
 
@@ -41,6 +45,8 @@ def settings_at(root: Path, **sequence: Any) -> Settings:
             "dropout": 0.1,
             "threads": 1,
             "patience": 20,
+            "objective": "next_event",
+            "item_vectors": None,
             **sequence,
         },
     }
@@ -57,25 +63,33 @@ def write_world(
     seed: int = 0,
     shuffled: bool = False,
     target_weight: float = 1.0,
+    tastes: bool = False,
+    vectors: bool = False,
 ) -> Export:
     """Write the tables ``sequences`` and ``vocabulary`` and the contract; a user has two windows, of ten and fewer events.
 
-    ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity.
+    ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity. ``tastes`` makes that world,
+    whose items' ``vectors`` are their tastes and a little noise.
     """
     length, num_shards = settings.sequence.length, settings.sequence.num_shards
     generator = np.random.default_rng(seed)
     odds = 1 / np.arange(1, NUM_PAIRS + 1)
-    columns: dict[str, list[Any]] = {field.name: [] for field in window_fields(length)} | {C.SPLIT: [], C.SHARD: []}
+    columns: dict[str, list[Any]] = {field.name: [] for field in window_fields(length, VOCABULARY)}
+    columns |= {C.SPLIT: [], C.SHARD: []}
     for user in range(num_users):
+        of_taste = generator.permutation(np.arange(1 + user % NUM_TASTES, VOCABULARY + 1, NUM_TASTES))
         for window in range(2):
             # The newest window ends with the second half of a pair, so the known answer is what validation asks for.
             num_events = length + 1 if window == 0 else 2 * int(generator.integers(1, length // 2 + 1))
             pairs = generator.choice(NUM_PAIRS, size=length, p=odds / odds.sum())
             events = np.stack([2 * pairs + 1, 2 * pairs + 2], axis=1).ravel()[:num_events]
+            if tastes:
+                events = of_taste[:num_events] if window == 0 else of_taste[length + 1 :][:num_events]
             tokens = np.concatenate([np.zeros(length + 1 - num_events), events]).astype(np.int32)
             weights = target_weight * (tokens > 0).astype(np.float32)
             weights[length + 1 - num_events] = 0
-            _append(columns, user, window, tokens, weights, 1.0)
+            had = of_taste[length + 1 :] if tastes and window == 0 else np.zeros(0, np.int32)
+            _append(columns, user, window, tokens, weights, 1.0, had)
             columns[C.SPLIT].append(VALIDATION if user % 5 == 4 else TRAIN)
             columns[C.SHARD].append(user % num_shards)
     if shuffled:
@@ -87,6 +101,8 @@ def write_world(
             (C.WINDOW, pa.int32()),
             (C.TOKENS, pa.list_(pa.int32())),
             (C.TOKEN_WEIGHTS, pa.list_(pa.float32())),
+            (C.BASKETS, pa.list_(pa.int32())),
+            (C.TOUCHED_AT, pa.list_(pa.int32())),
             (C.ROW_WEIGHT, pa.float32()),
             (C.SPLIT, pa.string()),
             (C.SHARD, pa.int32()),
@@ -104,7 +120,11 @@ def write_world(
         C.FOLD: [FOLD] * VOCABULARY,
         C.TOKEN: pa.array(range(1, VOCABULARY + 1), pa.int32()),
         C.ITEM_IDX: pa.array(range(1000, 1000 + VOCABULARY), pa.int32()),
+        C.CATEGORY_CODE: pa.array(range(VOCABULARY), pa.int32()),
     }
+    given = np.eye(NUM_TASTES)[np.arange(VOCABULARY) % NUM_TASTES]
+    given = (given + generator.normal(scale=0.1, size=given.shape)).astype(np.float32)
+    vocabulary[C.VECTOR] = pa.array(list(given) if vectors else [None] * VOCABULARY, pa.list_(pa.float32()))
     write_deltalake(str(root / "vocabulary"), pa.table(vocabulary), mode="overwrite", partition_by=[C.FOLD])
     export = Export(
         fold=FOLD,
@@ -116,7 +136,8 @@ def write_world(
         length=length,
         num_shards=num_shards,
         rows=rows,
-        fields=window_fields(length),
+        num_categories=VOCABULARY,
+        fields=window_fields(length, VOCABULARY),
         settings=export_settings(settings),
     )
     write_exports(settings.storage.artifacts_root, [export])
@@ -129,8 +150,21 @@ def spec_of(model: str, settings: Settings) -> TrainingSpec:
 
 
 def _append(
-    columns: dict[str, list[Any]], user: int, window: int, tokens: Any, weights: Any, row_weight: float
+    columns: dict[str, list[Any]],
+    user: int,
+    window: int,
+    tokens: Any,
+    weights: Any,
+    row_weight: float,
+    had: Any = (),
 ) -> None:
+    """Add a window of a user who ``had`` some tokens before it; each token is a basket."""
+    touched_at = np.full(VOCABULARY + 1, len(tokens) if row_weight else 0, np.int32)
+    for place in reversed(range(len(tokens))):
+        touched_at[tokens[place]] = place
+    touched_at[np.asarray(had, int)] = 0
+    columns[C.TOUCHED_AT].append(touched_at[1:])
+    columns[C.BASKETS].append(np.where(tokens > 0, np.arange(len(tokens), 0, -1), 0).astype(np.int32))
     columns[C.USER_IDX].append(user)
     columns[C.WINDOW].append(window)
     columns[C.TOKENS].append(tokens)

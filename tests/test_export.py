@@ -24,6 +24,7 @@ from xrec.features.sequence_export import (
     build_windows,
     check_vocabulary,
     describe_exports,
+    num_categories_of,
 )
 from xrec.features.sequence_files import (
     ContractMismatchError,
@@ -72,28 +73,46 @@ def random_events(num_users: int = 40, num_items: int = 12, seed: int = 0) -> li
         for n in range(int(generator.integers(0, 15))):
             item = int(generator.integers(num_items)) if generator.random() > 0.05 else 1000 + user
             day = int(generator.integers(6))
-            rows.append(
-                ("f", f"e{user}-{n}", user, item, START + timedelta(days=day), 1.0, 1.0, int(generator.integers(0, 3)))
-            )
+            counting = bool(generator.random() < 0.8)
+            copies = int(generator.integers(0, 3))
+            rows.append(("f", f"e{user}-{n}", user, item, START + timedelta(days=day), counting, 1.0, 1.0, copies))
     return rows
+
+
+NUM_CATEGORIES = 4
+
+
+def category_of(item: int) -> int:
+    """The code of an item's category; items 0 and 1 are never recommended."""
+    return -1 if item in (0, 1) else item % NUM_CATEGORIES
+
+
+@pytest.fixture(scope="module")
+def eligible(spark: SparkSession) -> DataFrame:
+    items = [item for item in [*range(12), *range(1000, 1040)] if category_of(item) >= 0]
+    rows = [(item, f"c{category_of(item)}", category_of(item)) for item in items]
+    return spark.createDataFrame(rows, "item_idx int, category string, category_code int").localCheckpoint()
 
 
 @pytest.fixture(scope="module")
 def events(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(
         random_events(),
-        "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, weight double, "
-        "balance_weight double, num_copies int",
+        "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, counting boolean, "
+        "weight double, balance_weight double, num_copies int",
     ).localCheckpoint()
 
 
 def naive_windows(events: DataFrame, token_of: dict[int, int], sequence: Sequence) -> dict[tuple[int, int], Any]:
-    """(user, window) to (tokens, weights), event by event in plain Python; only the order within a tie is Spark's."""
+    """(user, window) to its four arrays, event by event in plain Python; only the order within a tie is Spark's."""
     ordered = events.selectExpr("*", "xxhash64(event_id) as tie").collect()
     histories = defaultdict(list)
+    first_touch: dict[tuple[int, int], Any] = {}
     for event in sorted(ordered, key=lambda row: (row.event_ts, row.tie, row.event_id)):
         if event.item_idx in token_of:
             histories[event.user_idx].append(event)
+        if event.counting:
+            first_touch.setdefault((event.user_idx, category_of(event.item_idx)), event.event_ts)
     windows = {}
     for user, history in histories.items():
         had: set[int] = set()
@@ -101,32 +120,55 @@ def naive_windows(events: DataFrame, token_of: dict[int, int], sequence: Sequenc
         for event in history:
             repeat = event.item_idx in had
             had.add(event.item_idx)
-            pairs.append(
-                (token_of[event.item_idx], 0.0 if repeat and sequence.targets == "first" else event.num_copies)
+            is_asked = event.counting and category_of(event.item_idx) >= 0
+            is_out = (repeat and sequence.targets == "first") or (
+                sequence.objective == "new_categories" and not is_asked
             )
+            pairs.append((token_of[event.item_idx], 0.0 if is_out else event.num_copies, event.event_ts))
+        days = sorted({event.event_ts for event in history}, reverse=True)
         pairs = pairs[-(sequence.length * sequence.max_windows + 1) :]
-        pairs[0] = (pairs[0][0], 0.0)
+        pairs[0] = (pairs[0][0], 0.0, pairs[0][2])
         number, end = 0, len(pairs)
         while end > 1 or number == 0:
             part = pairs[max(0, end - sequence.length - 1) : end]
             if len(part) == sequence.length + 1:
-                part[0] = (part[0][0], 0.0)
-            missing = [(0, 0.0)] * (sequence.length + 1 - len(part))
-            tokens, weights = zip(*missing, *part, strict=True)
-            windows[user, number] = (list(tokens), list(weights))
+                part[0] = (part[0][0], 0.0, part[0][2])
+            missing = [(0, 0.0, None)] * (sequence.length + 1 - len(part))
+            tokens, weights, times = zip(*missing, *part, strict=True)
+            baskets = [0 if time is None else 1 + days.index(time) for time in times]
+            touched_at = []
+            for category in range(NUM_CATEGORIES):
+                since = first_touch.get((user, category))
+                had = [n for n, event in enumerate(history) if since is not None and event.event_ts >= since]
+                oldest = had[0] if had else len(history)
+                place = len(missing) + oldest - (len(history) - len(pairs) + max(0, end - sequence.length - 1))
+                is_never = since is None
+                touched_at.append(sequence.length + 1 if is_never else min(max(place, 0), sequence.length + 1))
+            windows[user, number] = (list(tokens), list(weights), baskets, touched_at)
             number, end = number + 1, end - sequence.length
     return windows
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("targets", ["all", "first"])
-def test_windows_are_what_a_naive_version_cuts(events: DataFrame, targets: str) -> None:
-    sequence = sequence_of(targets=targets)
-    vocabulary = build_vocabulary(events, sequence, num_buckets=4).localCheckpoint()
-    rows = build_windows(events, vocabulary, sequence, seed=SEED).collect()
+@pytest.mark.parametrize("objective", ["new_categories", "next_event"])
+def test_windows_are_what_a_naive_version_cuts(
+    events: DataFrame, eligible: DataFrame, targets: str, objective: str
+) -> None:
+    sequence = sequence_of(targets=targets, objective=objective)
+    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4).localCheckpoint()
+    rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
     token_of = {row.item_idx: row.token for row in vocabulary.collect()}
-    found = {(row.user_idx, row.window): (row.tokens, row.token_weights) for row in rows if row.row_weight > 0}
+    found = {
+        (row.user_idx, row.window): (row.tokens, row.token_weights, row.baskets, row.touched_at)
+        for row in rows
+        if row.row_weight > 0
+    }
     assert found == naive_windows(events, token_of, sequence)
+    places = {place for *_, touched_at in found.values() for place in touched_at}
+    assert places == set(range(sequence.length + 2)), (
+        "categories that were had before, got at each place, and not within"
+    )
     assert max(window for _, window in found) == 1
     shards = defaultdict(set)
     for row in rows:
@@ -135,8 +177,8 @@ def test_windows_are_what_a_naive_version_cuts(events: DataFrame, targets: str) 
 
 
 @pytest.mark.spark
-def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame) -> None:
-    vocabulary = build_vocabulary(events, sequence_of(), num_buckets=4).collect()
+def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame, eligible: DataFrame) -> None:
+    vocabulary = build_vocabulary(events, eligible, sequence_of(), num_buckets=4).collect()
     buyers = defaultdict(set)
     for event in events.collect():
         buyers[event.item_idx].add(event.user_idx)
@@ -144,21 +186,38 @@ def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame) ->
         item: len(users) for item, users in buyers.items() if len(users) >= 2
     }
     assert sorted(row.token for row in vocabulary) == list(range(1, len(vocabulary) + 1))
+    assert {row.item_idx: row.category_code for row in vocabulary} == {
+        row.item_idx: category_of(row.item_idx) for row in vocabulary
+    }
+    assert num_categories_of(eligible) == NUM_CATEGORIES
+    assert num_categories_of(eligible.limit(0)) == 1
 
 
 @pytest.mark.spark
-def test_an_empty_vocabulary_is_named(events: DataFrame) -> None:
+def test_vocabulary_has_the_vectors_that_its_items_are_given(
+    events: DataFrame, eligible: DataFrame, spark: SparkSession
+) -> None:
+    vectors = spark.createDataFrame(
+        [(3, [0.5, 2.0]), (5, [1.0, 0.0]), (7777, [9.0, 9.0])], "idx int, vector array<float>"
+    )
+    vocabulary = build_vocabulary(events, eligible, sequence_of(), num_buckets=4, vectors=vectors).collect()
+    assert {row.item_idx: row.vector for row in vocabulary if row.vector} == {3: [0.5, 2.0], 5: [1.0, 0.0]}
+    assert len(vocabulary) > 2
+
+
+@pytest.mark.spark
+def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(min_buyers=1000)
-    vocabulary = build_vocabulary(events, sequence, num_buckets=4)
+    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4)
     with pytest.raises(ExportError, match=r"fold f: found no item with 1000 distinct users.*min_buyers"):
         check_vocabulary(vocabulary, ["f"], sequence)
 
 
 @pytest.mark.spark
-def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame) -> None:
+def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(num_shards=8, batch_rows=8)
-    vocabulary = build_vocabulary(events, sequence, num_buckets=4)
-    rows = build_windows(events, vocabulary, sequence, seed=SEED).collect()
+    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4)
+    rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
         counts[row.split][row.shard] += 1
@@ -167,23 +226,28 @@ def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame) -> None:
         assert len(set(shards.values())) == 1
     padding = [row for row in rows if row.row_weight == 0]
     assert padding
-    assert all(row.user_idx < 0 and not any(row.tokens) and not any(row.token_weights) for row in padding)
+    arrays = (C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT)
+    assert all(row.user_idx < 0 and not any(any(row[name]) for name in arrays) for row in padding)
+    assert {len(row[C.TOUCHED_AT]) for row in rows} == {NUM_CATEGORIES}
     assert len({(row.user_idx, row.window) for row in rows}) == len(rows)
 
 
 @pytest.fixture(scope="module")
-def exported(events: DataFrame, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, Export]:
+def exported(
+    events: DataFrame, eligible: DataFrame, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tables, Export]:
     """A table written twice, so that its folder holds files of an old version too."""
     root = tmp_path_factory.mktemp("export")
     tables = Tables(spark, Storage(root=str(root)))
     sequence = sequence_of()
     for share in (0.5, sequence.validation_share):
         current = sequence.model_copy(update={"validation_share": share})
-        tables.write("vocabulary", build_vocabulary(events, current, num_buckets=4), fold="f")
+        tables.write("vocabulary", build_vocabulary(events, eligible, current, num_buckets=4), fold="f")
         vocabulary = tables.read("vocabulary")
-        tables.write("sequences", build_windows(events, vocabulary, current, seed=SEED), fold="f")
+        windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES, seed=SEED)
+        tables.write("sequences", windows, fold="f")
     sizes = check_vocabulary(tables.read("vocabulary"), ["f"], sequence)
-    exports = describe_exports(tables, sizes, settings_of(root))
+    exports = describe_exports(tables, sizes, settings_of(root), num_categories=NUM_CATEGORIES)
     write_exports(f"{root}/_artifacts", exports)
     return tables, exports[0]
 
@@ -230,10 +294,11 @@ def an_export(**changes: Any) -> Export:
         "vocabulary_table": "/nowhere",
         "vocabulary_version": 1,
         "vocabulary_size": 9,
+        "num_categories": 2,
         "length": 3,
         "num_shards": 2,
         "rows": {"train": 4, "validation": 0},
-        "fields": window_fields(3),
+        "fields": window_fields(3, 2),
         "settings": export_settings(settings_of(Path("/nowhere"))),
     }
     return Export(**{**values, **changes})
@@ -245,6 +310,8 @@ def arrays_of(num_rows: int = 2) -> dict[str, Any]:
         C.WINDOW: np.zeros(num_rows, np.int32),
         C.TOKENS: np.ones((num_rows, 4), np.int32),
         C.TOKEN_WEIGHTS: np.ones((num_rows, 4), np.float32),
+        C.BASKETS: np.ones((num_rows, 4), np.int32),
+        C.TOUCHED_AT: np.zeros((num_rows, 2), np.int32),
         C.ROW_WEIGHT: np.ones(num_rows, np.float32),
     }
 
@@ -260,6 +327,7 @@ def arrays_of(num_rows: int = 2) -> dict[str, Any]:
         (C.TOKENS, np.ones((2, 4), np.int64), r"column 'tokens': found int64 of shape"),
         (C.TOKENS, np.full((2, 4), 10, np.int32), r"tokens: found 10..10, expected 0..9"),
         (C.ROW_WEIGHT, np.ones(2), r"column 'row_weight': found float64"),
+        (C.TOUCHED_AT, np.ones((2, 3), np.int32), r"column 'touched_at': found int32 of shape \(3,\), expected"),
     ],
 )
 def test_arrays_that_break_the_contract_are_named(column: str, value: Any, message: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec.config import Balance, Categories, Weights
@@ -229,9 +229,14 @@ def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, 
         assert set(found.values()) == {1.0}
 
 
+def weighed() -> dict[str, Column]:
+    """What balancing asks of events beside their keys and categories."""
+    return {"weight": F.lit(1.0), "counting": F.lit(True)}
+
+
 def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list) -> None:
     """Of the report too: before and after, per category."""
-    weighted = events.withColumn("weight", F.lit(1.0))
+    weighted = events.withColumns(weighed())
     evened = balance_events(weighted, Balance(user_alpha=0.0, max_repeat=1e9), FOLD, seed=0)
     sums = Counter()
     for row in evened.collect():
@@ -262,12 +267,12 @@ def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list
 
 def test_a_preview_is_the_report_of_each_alpha(spark: SparkSession, events: DataFrame) -> None:
     items = events.select("item_idx", "category").distinct()
-    training = balance_events(events.withColumn("weight", F.lit(1.0)), Balance(alpha=0.3), FOLD, seed=0)
+    training = balance_events(events.withColumns(weighed()), Balance(alpha=0.3), FOLD, seed=0)
     preview = preview_alphas(training, items, Balance(alpha=0.3, max_repeat=2.0), [1.0, 0.5], FOLD, seed=0).collect()
     found = {(row["alpha"], row["category"]): row["num_copies"] for row in preview}
     for alpha in (1.0, 0.5):
         balance = Balance(alpha=alpha, max_repeat=2.0)
-        report = balance_report(balance_events(events.withColumn("weight", F.lit(1.0)), balance, FOLD, seed=0), items)
+        report = balance_report(balance_events(events.withColumns(weighed()), balance, FOLD, seed=0), items)
         expected = {row["category"]: row["num_copies"] for row in report.collect()}
         assert {category: copies for (one, category), copies in found.items() if one == alpha} == expected
         assert sum(row["balanced_share"] for row in preview if row["alpha"] == alpha) == pytest.approx(1)
@@ -275,7 +280,7 @@ def test_a_preview_is_the_report_of_each_alpha(spark: SparkSession, events: Data
 
 def test_copies_are_deterministic_capped_and_right_on_average(spark: SparkSession) -> None:
     rows = random_events(3, 4000)
-    events = spark.createDataFrame(rows, EVENTS_DDL).withColumn("weight", F.lit(1.0))
+    events = spark.createDataFrame(rows, EVENTS_DDL).withColumns(weighed())
     balance = Balance(alpha=0.5, max_repeat=3.0)
     once = balance_events(events, balance, FOLD, seed=0).collect()
     again = balance_events(events.orderBy("event_id").repartition(5), balance, FOLD, seed=0).collect()

@@ -133,6 +133,7 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
     training_events = weighted.select(
         F.lit(fold.name).alias("fold"),
         *("event_id", "user_idx", "item_idx", "event_ts", "weight"),
+        (F.col("event_type") == "purchase").alias("counting"),
         F.lit(1.0).alias("balance_weight"),
     )
     return Staged(

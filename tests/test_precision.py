@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from xrec.config import Sequence
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.losses import windows_loss
 from xrec.sequence.models import SequenceModel, build_model, model_settings
+from xrec.sequence.objective import Asked
 
 CPU = torch.device("cpu")
 GPU = pytest.param(
@@ -28,16 +30,26 @@ def a_model(name: str, device: torch.device, dropout: float = 0.0) -> SequenceMo
     return build_model(settings).to(device)
 
 
-def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens with padding on the left, weights, negatives, log q."""
+def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor, Tensor, Tensor]:
+    """Tokens with padding on the left, one or two targets a state, negatives, log q, and which negatives are out."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, VOCABULARY + 1, (ROWS, LENGTH + 1), generator=generator)
     for row in range(ROWS):
         tokens[row, : row % 6] = 0
-    weights = torch.rand(ROWS, LENGTH, generator=generator) * (tokens[:, 1:] > 0)
+    rows, places = np.nonzero(tokens[:, 1:].numpy() > 0)
+    states = np.sort(np.concatenate([np.arange(len(rows)), np.arange(0, len(rows), 3)]))
+    asked = Asked(
+        rows_N=rows,
+        places_N=places,
+        states_P=states,
+        tokens_P=tokens[rows[states], places[states] + 1].numpy(),
+        weights_P=torch.rand(len(states), generator=generator).numpy(),
+        touched_at_NC=None,
+    )
     negatives = torch.randint(1, VOCABULARY + 1, (64,), generator=generator)
     log_q = torch.full((VOCABULARY + 1,), 1 / VOCABULARY).log()
-    return tokens.to(device), weights.to(device), negatives.to(device), log_q.to(device)
+    is_out = torch.rand(len(rows), 64, generator=generator) < 0.3
+    return tokens[:, :-1].to(device), asked, negatives.to(device), log_q.to(device), is_out.to(device)
 
 
 def loss_and_gradients(name: str, device: torch.device, precision: str) -> tuple[float, Tensor]:
@@ -90,7 +102,7 @@ def test_a_few_steps_learn_a_batch(name: str, device: torch.device, precision: s
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_is_keyed_by_the_seeds_of_its_parts(name: str, device: torch.device) -> None:
     """A part's states depend on its own seed and rows alone, whatever else is in the batch."""
-    model, tokens = a_model(name, device, dropout=0.5).train(), a_batch(device)[0][:, :-1]
+    model, tokens = a_model(name, device, dropout=0.5).train(), a_batch(device)[0]
 
     def states(rows: slice, seeds: list[int]) -> Tensor:
         seed_dropout(model, seeds, device)
@@ -107,7 +119,7 @@ def test_dropout_is_keyed_by_the_seeds_of_its_parts(name: str, device: torch.dev
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_changes_no_state(name: str, device: torch.device) -> None:
     model = a_model(name, device).eval()
-    tokens = a_batch(device)[0][:1, 6:-1]
+    tokens = a_batch(device)[0][:1, 6:]
     padded = torch.cat([torch.zeros_like(tokens[:, :2]), tokens], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(model(padded)[:, 2:], model(tokens), rtol=1e-4, atol=1e-5)

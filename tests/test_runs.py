@@ -8,7 +8,7 @@ from py4j.protocol import Py4JError
 
 from xrec.config import Settings, load_settings
 from xrec.runs.stage import describe_error
-from xrec.runs.stages import STAGE_NAMES, STAGES, reads_of, select_stages, writes_of
+from xrec.runs.stages import STAGE_NAMES, STAGES, needed_sources, reads_of, select_stages, writes_of
 
 _TASK = "An error occurred while calling o1.save.\n: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while "
 
@@ -51,6 +51,15 @@ def test_a_model_that_nobody_blends_is_not_trained() -> None:
     assert names("popularity", only=("train_gru",)) == ["train_gru"], "who asks for it gets it"
 
 
+def test_the_model_that_gives_item_vectors_is_trained_for_the_sequence_models() -> None:
+    def needed(sources: str, vectors: str) -> tuple[str, ...]:
+        return needed_sources(load_settings([], [f"ranking.sources=[{sources}]", f"sequence.item_vectors={vectors}"]))
+
+    assert needed("popularity,gru", "als") == ("popularity", "gru", "als")
+    assert needed("popularity,gru", "null") == ("popularity", "gru")
+    assert needed("popularity,recent", "als") == ("popularity", "recent")
+
+
 def test_the_plan_names_what_filters_read_and_write() -> None:
     by_name = {stage.name: stage for stage in STAGES}
 
@@ -60,7 +69,8 @@ def test_the_plan_names_what_filters_read_and_write() -> None:
 
     conf = Path(__file__).resolve().parent.parent / "conf"
     without, filtered = (load_settings([conf / f"example_{name}.yaml"]) for name in ("csv", "filters"))
-    assert all(extra(without, name) == (set(), set()) for name in STAGE_NAMES)
+    given = {"export_sequences": {"vectors"}}
+    assert all(extra(without, name) == (given.get(name, set()), set()) for name in STAGE_NAMES)
     feeds = {"item_filters", "user_filters", "blocked_pairs"}
     assert extra(filtered, "ingest") == (set(), feeds)
     assert extra(filtered, "candidates") == ({"users", *feeds}, set())

@@ -13,20 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sequence_world import FOLD, VOCABULARY, settings_at, spec_of, write_world
+from sequence_world import FOLD, NUM_TASTES, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
+from xrec.config import Sequence
 from xrec.features.sequence_files import ContractMismatchError, read_staged
-from xrec.sequence import loader
+from xrec.sequence import loader, validation
 from xrec.sequence.dropout import Dropout, seed_dropout
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
-from xrec.sequence.loader import Shard
+from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.losses import full_softmax, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model
+from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.trainer import TrainingError, note_epoch, schedule
+from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
 
 pytestmark = pytest.mark.torch
@@ -98,7 +101,7 @@ def an_encoder() -> ItemEncoder:
 def test_all_items_as_negatives_give_the_full_softmax() -> None:
     items, hidden, targets = an_encoder(), torch.randn(15, 8), torch.randint(1, 21, (15,))
     uniform = torch.full((21,), -np.log(20.0))
-    sampled = sampled_softmax(hidden, targets, torch.arange(1, 21), uniform, items)
+    sampled = sampled_softmax(hidden, torch.arange(15), targets, torch.arange(1, 21), uniform, items)
     torch.testing.assert_close(sampled, full_softmax(hidden, targets, items))
 
 
@@ -116,8 +119,34 @@ def test_the_correction_is_a_naive_versions() -> None:
                 logit = float((items.embedding.weight[token] @ state + items.bias[token]).detach())
                 scores.append(logit - np.log(12 * float(q[token])))
         expected.append(np.log(np.exp(scores).sum()) - scores[0])
-    found = sampled_softmax(hidden, targets, negatives, q.log(), items)
+    found = sampled_softmax(hidden, torch.arange(15), targets, negatives, q.log(), items)
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_many_targets_of_a_state_and_negatives_that_are_out_are_a_naive_versions() -> None:
+    """Some negatives do not compete, some hit a target once or twice, and one state has no negative left."""
+    items, hidden = an_encoder(), torch.randn(4, 8)
+    states = torch.tensor([0, 0, 0, 1, 2, 2, 3])
+    targets = torch.tensor([3, 5, 9, 5, 7, 3, 11])
+    negatives = torch.tensor([5, 2, 3, 5, 14, 9])
+    out = torch.zeros(4, 6, dtype=torch.bool)
+    out[1, [1, 4]] = out[2, [0, 1, 3]] = out[3] = True
+    q = torch.rand(21) + 0.1
+    q[0] = 0
+    q /= q.sum()
+    expected = []
+    for state, target in zip(states, targets, strict=True):
+        scores = []
+        for place, token in enumerate([target, *negatives]):
+            if place == 0 or (token != target and not out[state, place - 1]):
+                logit = float((items.embedding.weight[token] @ hidden[state] + items.bias[token]).detach())
+                scores.append(logit - np.log(6 * float(q[token])))
+        expected.append(np.log(np.exp(scores).sum()) - scores[0])
+    hidden.requires_grad_()
+    found = sampled_softmax(hidden, states, targets, negatives, q.log(), items, out)
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(hidden.grad).all()  # type: ignore[arg-type]
 
 
 def test_sampling_reaches_the_full_softmax_in_the_limit() -> None:
@@ -127,7 +156,7 @@ def test_sampling_reaches_the_full_softmax_in_the_limit() -> None:
     q /= q.sum()
     # The draws stand for all other items, the target for itself once in its expected number of draws: count it so.
     negatives = torch.multinomial(q, 400_000, replacement=True)
-    others = sampled_softmax(hidden, targets, negatives, q.log(), items)
+    others = sampled_softmax(hidden, torch.arange(15), targets, negatives, q.log(), items)
     logits = items.logits(hidden)[:, 1:]
     target_logit = logits.gather(1, targets[:, None] - 1)[:, 0]
     rest = logits.scatter(1, targets[:, None] - 1, float("-inf")).logsumexp(dim=1)
@@ -198,6 +227,106 @@ def test_a_reader_names_what_breaks_the_contract(world: Any) -> None:
         list(Shard.find(smaller, "train", 0).read())
 
 
+# --- what is asked
+
+
+def random_windows(num_rows: int = 40, length: int = 12, seed: int = 4) -> tuple[Windows, Vocabulary]:
+    """Windows of 20 items of 6 categories, some never recommended, in baskets, with padding and rows of weight 0."""
+    generator = np.random.default_rng(seed)
+    category_V = np.concatenate([[-1], generator.integers(-1, 6, 20)]).astype(np.int32)
+    tokens, weights, baskets, touched_at = [], [], [], []
+    for _ in range(num_rows):
+        missing = int(generator.integers(0, length))
+        row = np.concatenate([np.zeros(missing, int), generator.integers(1, 21, length + 1 - missing)])
+        starts = np.concatenate([[True], generator.random(length) < 0.4])
+        basket = np.where(row > 0, 100 - np.cumsum(starts), 0)
+        touched = np.full(6, length + 1)
+        for place in reversed(range(missing, length + 1)):
+            if category_V[row[place]] >= 0:
+                touched[category_V[row[place]]] = np.flatnonzero(basket == basket[place])[0]
+        touched[generator.random(6) < 0.3] = 0
+        tokens.append(row)
+        baskets.append(basket)
+        touched_at.append(touched)
+        weights.append(generator.integers(0, 3, length + 1) * (row > 0) * (category_V[row] >= 0))
+    windows = Windows(
+        user_idx=np.arange(num_rows, dtype=np.int32),
+        window=np.zeros(num_rows, np.int32),
+        tokens=np.stack(tokens).astype(np.int32),
+        token_weights=np.stack(weights).astype(np.float32),
+        baskets=np.stack(baskets).astype(np.int32),
+        touched_at=np.stack(touched_at).astype(np.int32),
+        row_weight=(generator.random(num_rows) < 0.9).astype(np.float32),
+    )
+    item_idx_V = np.arange(-1, 20, dtype=np.int32)
+    return windows, Vocabulary(item_idx_V=item_idx_V, category_V=category_V, vectors_VG=None)
+
+
+def test_new_categories_are_asked_as_a_naive_version_asks() -> None:
+    windows, vocabulary = random_windows()
+    expected = {}
+    for row in range(len(windows)):
+        tokens, baskets = windows.tokens[row], windows.baskets[row]
+        for place in range(len(tokens) - 1):
+            if tokens[place] == 0 or baskets[place] == baskets[place + 1]:
+                continue
+            has = {c for c in range(6) if windows.touched_at[row, c] <= place}
+            later = [
+                (int(tokens[q]), float(windows.token_weights[row, q] * windows.row_weight[row]))
+                for q in range(place + 1, len(tokens))
+                if vocabulary.category_V[tokens[q]] >= 0 and vocabulary.category_V[tokens[q]] not in has
+            ]
+            later = [(token, weight) for token, weight in later if weight > 0]
+            if later:
+                expected[row, place] = (later, has)
+    asked = asked_of(windows, vocabulary, Sequence(objective="new_categories"))
+    found: dict[Any, Any] = {}
+    out = asked.is_out(np.arange(6))
+    assert out is not None
+    for state, (row, place) in enumerate(zip(asked.rows_N, asked.places_N, strict=True)):
+        of_state = asked.states_P == state
+        pairs = [(int(t), float(w)) for t, w in zip(asked.tokens_P[of_state], asked.weights_P[of_state], strict=True)]
+        found[int(row), int(place)] = (pairs, set(np.flatnonzero(out[state])))
+    assert found == expected
+    assert len(expected) > 50
+
+
+def test_the_next_event_is_asked_of_every_place_whose_next_token_counts() -> None:
+    windows, vocabulary = random_windows()
+    asked = asked_of(windows, vocabulary, Sequence(objective="next_event"))
+    weights = windows.token_weights[:, 1:] * windows.row_weight[:, None]
+    rows, places = np.nonzero(weights)
+    assert list(zip(asked.rows_N, asked.places_N, strict=True)) == list(zip(rows, places, strict=True))
+    assert np.array_equal(asked.tokens_P, windows.tokens[rows, places + 1])
+    assert np.array_equal(asked.weights_P, weights[rows, places])
+    assert np.array_equal(asked.states_P, np.arange(len(rows)))
+    assert asked.is_out(np.arange(6)) is None
+
+
+@pytest.mark.parametrize("objective", ["new_categories", "next_event"])
+def test_validation_is_a_naive_versions(objective: str) -> None:
+    windows, vocabulary = random_windows()
+    sequence = Sequence(objective=objective)
+    model, asked = model_of("gru").requires_grad_(False), asked_of(windows, vocabulary, sequence)
+    with torch.no_grad():
+        hidden = model(torch.from_numpy(windows.tokens[:, :-1]).long())
+    expected = np.zeros(3)
+    for row in sorted(set(asked.rows_N)):
+        states = np.flatnonzero(asked.rows_N == row)
+        state = states[-1] if objective == "next_event" else states[len(states) // 2]
+        logits = model.items.logits(hidden[row, asked.places_N[state]][None])[0].numpy()
+        if objective == "new_categories":
+            has = windows.touched_at[row] <= asked.places_N[state]
+            logits[[token for token, c in enumerate(vocabulary.category_V) if c < 0 or has[c]]] = -np.inf
+        targets = asked.tokens_P[asked.states_P == state]
+        ranks = np.array([1 + (logits > logits[token]).sum() for token in targets])
+        ideal = sum(1 / np.log2(rank + 1) for rank in range(1, min(len(targets), 10) + 1))
+        expected += [(1 / np.log2(ranks[ranks <= 10] + 1)).sum() / ideal, (ranks <= 10).any(), 1]
+    with torch.inference_mode():
+        found = validation._sums(model, windows, asked, vocabulary, sequence, torch.device("cpu"))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
 # --- training
 
 
@@ -239,6 +368,57 @@ def test_a_model_learns_the_known_answer(model: str, trained: Callable[..., Any]
     best = progress.epochs[progress.best - 1]
     assert best.hit_rate > 0.95 > popularity + 0.2
     assert best.ndcg > 0.8
+
+
+@pytest.mark.parametrize("vectors", [False, True], ids=["learned", "given"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_learns_what_a_user_will_like_in_new_categories(model: str, vectors: bool, tmp_path: Path) -> None:
+    """A third of the items are of his taste, all as popular; whoever knows his taste has only those among the first ten."""
+    given = "als" if vectors else None
+    settings = settings_at(tmp_path, objective="new_categories", item_vectors=given, epochs=6)
+    write_world(tmp_path, settings, tastes=True, vectors=vectors)
+    progress = train_all([spec_of(model, settings)])[0]
+    best = progress.epochs[progress.best - 1]
+    # Five of some fifteen that are left of his taste are targets, of some fifty that compete.
+    assert best.ndcg is not None
+    assert best.ndcg > 0.25
+    loaded = load_model(spec_of(model, settings).checkpoint)
+    similar = torch.nn.functional.normalize(loaded.items.embedding.weight[1:], dim=1)
+    similar = similar @ similar.T
+    same = torch.arange(VOCABULARY)[:, None] % NUM_TASTES == torch.arange(VOCABULARY) % NUM_TASTES
+    assert similar[same].mean() > similar[~same].mean() + 0.5
+
+
+def test_given_vectors_are_not_learned_and_biases_are(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, objective="new_categories", item_vectors="als", epochs=1)
+    write_world(tmp_path, settings, tastes=True, vectors=True)
+    spec = spec_of("gru", settings)
+    vocabulary = Vocabulary.read(spec)
+    assert vocabulary.vectors_VG is not None
+    assert vocabulary.vectors_VG.shape == (VOCABULARY + 1, NUM_TASTES)
+    assert not vocabulary.vectors_VG[0].any()
+    train_all([spec])
+    items = load_model(spec.checkpoint).requires_grad_(False).items
+    ratios = items.embedding.weight[1:, :NUM_TASTES] / torch.from_numpy(vocabulary.vectors_VG[1:])
+    assert float(ratios.std()) < 1e-5 * float(ratios.mean())
+    assert float(items.embedding.weight[:, :NUM_TASTES].std()) == pytest.approx(0.2, rel=1e-5)
+    assert not items.embedding.weight[0].any()
+    assert items.bias[1:].unique().numel() > 1
+
+
+def test_given_vectors_that_are_missing_or_too_long_are_named(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, item_vectors="als", dim=2, num_heads=1)
+    write_world(tmp_path, settings, tastes=True, vectors=True)
+    with pytest.raises(
+        ContractMismatchError, match=r"sequence.dim: found 2, expected at least 3, the length of the vectors of 'als'"
+    ):
+        train_all([spec_of("gru", settings)])
+    other = settings_at(tmp_path / "other", item_vectors="als")
+    write_world(tmp_path / "other", other)
+    with pytest.raises(
+        ContractMismatchError, match=r"found no item with a vector of 'als'.*run the stages train_als and export"
+    ):
+        train_all([spec_of("gru", other)])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -316,8 +496,8 @@ def test_what_was_learned_moves_with_the_item() -> None:
         old.items.bias.copy_(ItemEncoder.start_bias(before) + 0.25)
     new.items.start_from(now)
     start, embedding = new.items.bias.detach().clone(), new.items.embedding.weight.detach().clone()
-    learned = Learned.of(old, np.array([7, 8, 9], np.int32), before)
-    learned.pass_on(new, np.array([9, 10, 7], np.int32))
+    learned = Learned.of(old, np.array([-1, 7, 8, 9], np.int32), before)
+    learned.pass_on(new, np.array([-1, 9, 10, 7], np.int32))
     for name in ("output.weight", "output.bias", "layers.0.weight_ih_l0"):
         assert torch.equal(new.state_dict()[name], old.state_dict()[name])
     weights = new.items.embedding.weight
@@ -326,6 +506,26 @@ def test_what_was_learned_moves_with_the_item() -> None:
     assert torch.equal(weights[[0, 2]], embedding[[0, 2]]), "padding and the new item start as in a fresh training"
     moved = new.items.bias - start
     np.testing.assert_allclose(moved.detach(), [0, 0.25, 0, 0.25], atol=1e-6)
+
+
+def test_given_vectors_are_turned_to_where_the_fold_before_had_them() -> None:
+    """The next fold's are the same but turned, of other items too, and with a little noise."""
+    generator = np.random.default_rng(5)
+    before, turn = generator.normal(size=(30, 4)), np.linalg.qr(generator.normal(size=(4, 4)))[0]
+    old_items, new_items = np.arange(-1, 29), np.concatenate([[-1], np.arange(28, 8, -1), [77]])
+    before[0] = 0
+    now = np.concatenate([before[new_items[:-1] + 1], generator.normal(size=(1, 4))]) @ turn
+    now[1:] += generator.normal(scale=0.01, size=now[1:].shape)
+    model = GRU(vocabulary_size=29, dim=4, num_layers=1, dropout=0.0)
+    popularity = torch.full((30,), 1 / 30, dtype=torch.float64)
+    learned = Learned.of(model, old_items, popularity, before.astype(np.float32))
+    fold = Vocabulary(
+        item_idx_V=new_items.astype(np.int32), category_V=np.zeros(22, np.int32), vectors_VG=now.astype(np.float32)
+    )
+    turned = learned.turned(fold).vectors_VG
+    assert turned is not None
+    np.testing.assert_allclose(turned[:-1], before[new_items[:-1] + 1], atol=0.1)
+    np.testing.assert_allclose(turned @ turned.T, now @ now.T, atol=1e-4)
 
 
 def test_nothing_to_learn_from_is_named(tmp_path: Path) -> None:

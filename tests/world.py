@@ -384,8 +384,8 @@ def _settings(world: World, folder: Path, log_file: Path, catalogue_file: Path) 
         # All that decides how well a model learns is named: tuning a default for real logs must not change the world.
         "als": {"rank": 8, "max_iter": 10, "reg_param": 0.1, "alpha": 5.0, "min_buyers": 1, "num_blocks": 2},
         "sequence": {
-            "length": 10,
-            "max_windows": 6,
+            "length": 30,
+            "max_windows": 2,
             "min_buyers": 2,
             "num_shards": 4,
             "num_processes": 2,
@@ -395,6 +395,8 @@ def _settings(world: World, folder: Path, log_file: Path, catalogue_file: Path) 
             "num_heads": 2,
             "dropout": 0.2,
             "targets": "first",
+            "objective": "new_categories",
+            "item_vectors": "als",
             "num_negatives": 64,
             "batch_rows": 64,
             "epochs": 24,

@@ -104,6 +104,8 @@ WINDOW = "window"
 TOKEN = "token"
 TOKENS = "tokens"
 TOKEN_WEIGHTS = "token_weights"
+BASKETS = "baskets"
+TOUCHED_AT = "touched_at"
 ROW_WEIGHT = "row_weight"
 
 # vectors and candidates

@@ -249,7 +249,7 @@ _TABLES = (
         name="training_events",
         row="an event of a fold's history, with its balance weight and its number of copies",
         columns=(
-            "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, weight double, "
+            "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, counting boolean, weight double, "
             "balance_weight double, num_copies int"
         ),
         key=(C.FOLD, C.EVENT_ID),
@@ -271,8 +271,13 @@ _TABLES = (
     ),
     Table(
         name="vocabulary",
-        row="an item that the sequence models of a fold know; token 0 is padding, so tokens run from 1 without gaps",
-        columns="fold string, token int, item_idx int, num_buyers int, num_events int",
+        row=(
+            "an item that the sequence models of a fold know; token 0 is padding, so tokens run from 1 without gaps; category_code "
+            "is -1 where the item is never recommended, vector null where it is given none"
+        ),
+        columns=(
+            "fold string, token int, item_idx int, num_buyers int, num_events int, category_code int, vector array<float>"
+        ),
         key=(C.FOLD, C.TOKEN),
         partitions=(C.FOLD,),
         owned_by=(C.FOLD,),
@@ -282,11 +287,12 @@ _TABLES = (
         name="sequences",
         row=(
             "a window of a user's history in a fold, oldest token first, left-padded with 0 to length + 1 tokens: "
-            "inputs are tokens[:-1], targets tokens[1:]; window 0 is the newest; rows of row_weight 0 pad a shard"
+            "inputs are tokens[:-1], targets tokens[1:]; window 0 is the newest; baskets counts from the user's newest basket, 1; "
+            "touched_at is the place in the window from which he has each category; rows of row_weight 0 pad a shard"
         ),
         columns=(
             "fold string, split string, shard int, user_idx int, window int, tokens array<int>, "
-            "token_weights array<float>, row_weight float"
+            "token_weights array<float>, baskets array<int>, touched_at array<int>, row_weight float"
         ),
         key=(C.FOLD, C.USER_IDX, C.WINDOW),
         partitions=(C.FOLD, C.SPLIT, C.SHARD),

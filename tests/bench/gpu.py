@@ -27,11 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xrec.config import Sequence
 from xrec.sequence.losses import windows_loss
 from xrec.sequence.models import SequenceModel, build_model, model_settings
+from xrec.sequence.objective import Asked
 
 MODELS = ("gru", "transformer")
 MAX_GRADIENT_NORM = 1.0
@@ -51,33 +53,46 @@ class Training:
         self.log_q = torch.from_numpy(np.log(np.maximum(self.q, 1e-30))).float().to(device)
         self.sequence, self.device = sequence, device
 
-    def batches(self, rows: int, number: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Windows and negatives, the same on every device."""
+    def batches(self, rows: int, number: int, seed: int = 0) -> Iterator[tuple[Tensor, Asked, Tensor]]:
+        """Windows, their next tokens and negatives, the same on every device."""
         rng, cumulative = np.random.default_rng(seed), self.q.cumsum()
 
-        def draw(*shape: int) -> Tensor:
-            tokens = np.searchsorted(cumulative, rng.random(shape), side="right").clip(1, len(cumulative) - 1)
-            return torch.from_numpy(tokens).to(self.device)
+        def draw(*shape: int) -> NDArray[np.int64]:
+            return np.searchsorted(cumulative, rng.random(shape), side="right").clip(1, len(cumulative) - 1)
 
         for _ in range(number):
-            yield draw(rows, self.sequence.length + 1), draw(self.sequence.num_negatives)
+            tokens = draw(rows, self.sequence.length + 1)
+            asked = Asked(
+                rows_N=np.repeat(np.arange(rows), self.sequence.length),
+                places_N=np.tile(np.arange(self.sequence.length), rows),
+                states_P=np.arange(rows * self.sequence.length),
+                tokens_P=tokens[:, 1:].ravel(),
+                weights_P=np.ones(rows * self.sequence.length, np.float32),
+                touched_at_NC=None,
+            )
+            negatives = draw(self.sequence.num_negatives)
+            yield (
+                torch.from_numpy(tokens[:, :-1]).to(self.device),
+                asked,
+                torch.from_numpy(negatives).to(self.device),
+            )
 
-    def step(self, tokens: Tensor, negatives: Tensor, precision: str) -> Tensor:
+    def step(self, tokens: Tensor, asked: Asked, negatives: Tensor, precision: str) -> Tensor:
         """One step; gives the mean loss of a target (nats)."""
-        weights = torch.ones_like(tokens[:, 1:], dtype=torch.float32)
         self.optimizer.zero_grad()
-        loss = windows_loss(self.model, tokens, weights, negatives, self.log_q, precision=precision) / weights.numel()
+        loss = windows_loss(self.model, tokens, asked, negatives, self.log_q, precision=precision)
+        loss = loss / len(asked.states_P)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         return loss.detach()
 
-    def turn(self, batches: list[tuple[Tensor, Tensor]], precision: str) -> float:
+    def turn(self, batches: list[tuple[Tensor, Asked, Tensor]], precision: str) -> float:
         """Seconds of a turn."""
         self._wait()
         started = time.perf_counter()
-        for tokens, negatives in batches:
-            self.step(tokens, negatives, precision)
+        for batch in batches:
+            self.step(*batch, precision)
         self._wait()
         return time.perf_counter() - started
 

@@ -143,9 +143,9 @@ class Als(Frozen):
 class Sequence(Frozen):
     """Export and training of the sequence models."""
 
-    length: Count = 50
+    length: Count = 100
     """Events a window."""
-    max_windows: Count = 12
+    max_windows: Count = 6
     """Newest windows a user."""
     min_buyers: Count = 5
     """Items with fewer distinct users are not in the vocabulary."""
@@ -161,6 +161,12 @@ class Sequence(Frozen):
     """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
     start_timeout: Count = 300
     """Seconds to wait until all processes have started."""
+    objective: Literal["new_categories", "next_event"] = "new_categories"
+    """What a state learns to foretell: new_categories: what the user buys later within the window of categories that he has not \
+bought from by then, among the items of such categories alone, which is what the lists ask; next_event: his next event, among all \
+items (for benchmark parity)."""
+    item_vectors: Literal["als"] | None = "als"
+    """Model whose item vectors are the models' embeddings, given and not learned; null: embeddings are learned."""
     targets: Literal["all", "first"] = "first"
     """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
     dim: Count = 64
@@ -173,7 +179,7 @@ class Sequence(Frozen):
     """Dropout."""
     num_negatives: Count = 512
     """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
-    batch_rows: Count = 128
+    batch_rows: Count = 64
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
     epochs: Count = 6
     """Passes over the training windows of the oldest fold of a run."""

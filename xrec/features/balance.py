@@ -43,7 +43,10 @@ def _evened(counts: DataFrame, power: float) -> Column:
 
 
 def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int) -> DataFrame:
-    """Weighted history events to rows of ``training_events``, with balance weight and number of copies."""
+    """Weighted history events to rows of ``training_events``, with balance weight and number of copies.
+
+    ``weighted`` says by ``counting`` which events make targets (:func:`xrec.features.interactions.counts`).
+    """
     rows = weighted.join(F.broadcast(factors_of(weighted, balance)), C.CATEGORY, how="inner")
     if balance.user_alpha != 1.0:
         users = weighted.groupBy(C.USER_IDX).agg(F.count("*").alias(C.NUM_EVENTS))
@@ -60,6 +63,7 @@ def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int)
         C.USER_IDX,
         C.ITEM_IDX,
         C.EVENT_TS,
+        C.COUNTING,
         C.WEIGHT,
         F.col(C.FACTOR).alias(C.BALANCE_WEIGHT),
         copies.cast("int").alias(C.NUM_COPIES),

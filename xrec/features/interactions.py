@@ -33,15 +33,15 @@ def weigh(history: DataFrame, fold: Fold, weights: Weights) -> DataFrame:
 
 def interactions_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
     """Weighted history events to rows of ``interactions``: one a (user, item), ``counting`` where an event counts."""
-    counts = _counts(categories)
+    is_counting = counts(categories)
     return weighted.groupBy(C.USER_IDX, C.ITEM_IDX).agg(
         F.lit(fold.name).alias(C.FOLD),
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.count("*").cast("int").alias(C.NUM_EVENTS),
         F.max(C.EVENT_TS).alias(C.LAST_TS),
-        F.max(counts).alias(C.COUNTING),
-        F.sum(F.when(counts, F.col(C.QUANTITY))).alias(C.UNITS),
-        F.sum(F.when(counts, F.col(C.PRICE))).alias(C.SPEND),
+        F.max(is_counting).alias(C.COUNTING),
+        F.sum(F.when(is_counting, F.col(C.QUANTITY))).alias(C.UNITS),
+        F.sum(F.when(is_counting, F.col(C.PRICE))).alias(C.SPEND),
         F.count_if(C.IS_OUTLIER).cast("int").alias(C.NUM_OUTLIERS),
     )
 
@@ -52,14 +52,14 @@ def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) 
     Touched: a counting event within the look-back. Home: the smallest set of categories, by falling weight, ties by name,
     that covers ``home_coverage`` of the user's weight, at least one.
     """
-    counts = touches = _counts(categories)
+    is_counting = touches = counts(categories)
     if categories.look_back_days is not None:
         age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
         touches = touches & (age_days <= F.lit(categories.look_back_days))
     mix = weighted.groupBy(C.USER_IDX, C.CATEGORY).agg(
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.max(touches).alias(C.TOUCHED),
-        (F.max(counts) & ~F.max(touches)).alias(C.LAPSED),
+        (F.max(is_counting) & ~F.max(touches)).alias(C.LAPSED),
     )
     a_user = Window.partitionBy(C.USER_IDX)
     heaviest_first = a_user.orderBy(F.desc(C.WEIGHT), C.CATEGORY)
@@ -84,7 +84,7 @@ def targets_of(
     items = had.select(C.ITEM_IDX, F.lit(True).alias("is_warm_item")).distinct()
     mixes = user_categories.select(C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME, C.LAPSED)
     bought = (
-        horizon.where(_counts(categories) & F.col(C.RECOMMENDABLE))
+        horizon.where(counts(categories) & F.col(C.RECOMMENDABLE))
         .select(C.USER_IDX, C.ITEM_IDX, C.CATEGORY)
         .distinct()
         .join(had, [C.USER_IDX, C.ITEM_IDX], how="left")
@@ -112,7 +112,8 @@ def _missing(flag: str) -> Column:
     return ~F.coalesce(F.col(flag), F.lit(False))
 
 
-def _counts(categories: Categories) -> Column:
+def counts(categories: Categories) -> Column:
+    """Whether an event touches a category and makes a target."""
     return F.col(C.EVENT_TYPE).isin(*categories.counting_events)
 
 

@@ -6,6 +6,9 @@ A user's newest ``length * max_windows + 1`` events, in the order of (time, hash
     oldest ...  e1 e2 e3 e4 e5 e6 e7   newest         length = 3
     window 0             e4 e5 e6 e7                  inputs e4 e5 e6, targets e5 e6 e7
     window 1    e1 e2 e3 e4                           inputs e1 e2 e3, targets e2 e3 e4
+
+Beside them lies what the models must know of categories (``sequence.objective``): which basket a token is of, and from which
+place in the window on the user has each category, whether he got it within the window, before it, or by an item without a token.
 """
 
 from __future__ import annotations
@@ -24,14 +27,38 @@ from xrec.storage.tables import Tables
 
 _POSITION = "position"
 _EVENTS = "events"
+_SINCE = "since"
+_TOUCHES = "touches"
+_NEVER_RECOMMENDED = -1
 
 
 class ExportError(ValueError):
     """Events that no windows can be made of, or shards that are not equal."""
 
 
-def build_vocabulary(training_events: DataFrame, sequence: Sequence, *, num_buckets: int) -> DataFrame:
-    """One fold's events to its ``vocabulary``: items with enough distinct users, with tokens from 1 without gaps."""
+def num_categories_of(eligible: DataFrame) -> int:
+    """How many categories have codes (rows with ``category_code``), at least 1: a window has a place for each."""
+    last = eligible.agg(F.max(C.CATEGORY_CODE)).first()
+    return 1 if last is None or last[0] is None else int(last[0]) + 1
+
+
+def build_vocabulary(
+    training_events: DataFrame,
+    eligible: DataFrame,
+    sequence: Sequence,
+    *,
+    num_buckets: int,
+    vectors: DataFrame | None = None,
+) -> DataFrame:
+    """One fold's events to its ``vocabulary``: items with enough distinct users, with tokens from 1 without gaps.
+
+    Parameters
+    ----------
+    eligible
+        The items that may be recommended, with ``category_code``.
+    vectors
+        The fold's items of ``vectors`` that the models are given (``sequence.item_vectors``); None: none.
+    """
     items = (
         training_events.groupBy(C.FOLD, C.ITEM_IDX)
         .agg(
@@ -42,23 +69,68 @@ def build_vocabulary(training_events: DataFrame, sequence: Sequence, *, num_buck
     )
     indexed = assign_dense_index(items, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)
     tokens = indexed.select(C.ITEM_IDX, (F.col(C.TOKEN) + 1).alias(C.TOKEN))
-    return items.join(tokens, C.ITEM_IDX, how="inner").select(C.FOLD, C.TOKEN, C.ITEM_IDX, C.NUM_BUYERS, C.NUM_EVENTS)
+    given = (
+        tokens.select(C.ITEM_IDX, F.lit(None).cast("array<float>").alias(C.VECTOR))
+        if vectors is None
+        else vectors.select(F.col(C.IDX).alias(C.ITEM_IDX), C.VECTOR)
+    )
+    return (
+        items.join(tokens, C.ITEM_IDX, how="inner")
+        .join(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE), C.ITEM_IDX, how="left")
+        .join(given, C.ITEM_IDX, how="left")
+        .fillna(_NEVER_RECOMMENDED, [C.CATEGORY_CODE])
+        .select(C.FOLD, C.TOKEN, C.ITEM_IDX, C.NUM_BUYERS, C.NUM_EVENTS, C.CATEGORY_CODE, C.VECTOR)
+    )
 
 
-def build_windows(training_events: DataFrame, vocabulary: DataFrame, sequence: Sequence, *, seed: int) -> DataFrame:
+def build_windows(
+    training_events: DataFrame,
+    vocabulary: DataFrame,
+    eligible: DataFrame,
+    sequence: Sequence,
+    *,
+    num_categories: int,
+    seed: int,
+) -> DataFrame:
     """Events of any number of folds to rows of ``sequences``; every shard of a fold and split has equally many rows.
 
     A token's weight as a target is its number of copies, or 0 where it is no target: padding, the oldest event (nothing
-    comes before it), the first token of a window (the next window's target) and, with ``targets: first``, an item that
-    the user had before.
+    comes before it), the first token of a window (the next window's target), with ``targets: first`` an item that the user
+    had before, and with ``objective: new_categories`` what does not count or is never recommended.
     """
-    known = vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN)
+    known = vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
     events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
-    columns = [C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW, C.TOKENS, C.TOKEN_WEIGHTS, C.ROW_WEIGHT]
-    windows = _place(_cut(_collect_newest(events, sequence), sequence), sequence, seed)
+    columns = [
+        *(C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW),
+        *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.ROW_WEIGHT),
+    ]
+    newest = _collect_newest(events, sequence).join(
+        _first_touches(training_events, known, eligible), [C.FOLD, C.USER_IDX], how="left"
+    )
+    windows = _place(_cut(newest, sequence, num_categories), sequence, seed)
     rows = windows.withColumn(C.ROW_WEIGHT, F.lit(1.0).cast("float")).select(*columns)
     users = _place(events.groupBy(C.FOLD, C.USER_IDX).count(), sequence, seed)
-    return rows.unionByName(_padding_rows(users, sequence).select(*columns))
+    return rows.unionByName(_padding_rows(users, sequence, num_categories).select(*columns))
+
+
+def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame) -> DataFrame:
+    """One row a (fold, user): ``touches`` maps the codes of his categories to how many of his known events came since.
+
+    They are counted from the basket in which an event first touched the category, the basket included; all events touch, also
+    those of items that have no token.
+    """
+    user = [C.FOLD, C.USER_IDX]
+    tokens = known.select(C.FOLD, C.ITEM_IDX, C.TOKEN)
+    events = training_events.join(tokens, [C.FOLD, C.ITEM_IDX], how="left").join(
+        eligible.select(C.ITEM_IDX, C.CATEGORY_CODE), C.ITEM_IDX, how="left"
+    )
+    up_to_now = Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS))
+    since = F.count(C.TOKEN).over(up_to_now.rangeBetween(Window.unboundedPreceding, Window.currentRow))
+    touching = events.withColumn(_SINCE, since).where(F.col(C.COUNTING) & F.col(C.CATEGORY_CODE).isNotNull())
+    firsts = touching.groupBy(*user, C.CATEGORY_CODE).agg(F.max(_SINCE).cast("int").alias(_SINCE))
+    return firsts.groupBy(*user).agg(
+        F.map_from_entries(F.collect_list(F.struct(C.CATEGORY_CODE, _SINCE))).alias(_TOUCHES)
+    )
 
 
 def _place(rows: DataFrame, sequence: Sequence, seed: int) -> DataFrame:
@@ -79,23 +151,31 @@ def _num_windows(num_events: Column, sequence: Sequence) -> Column:
 
 
 def _collect_newest(events: DataFrame, sequence: Sequence) -> DataFrame:
-    """Events to one row a (fold, user): ``events`` is his newest tokens with their weights, newest first."""
+    """Events to one row a (fold, user): ``events`` is his newest tokens with their weights and baskets, newest first."""
     user = [C.FOLD, C.USER_IDX]
     tie = F.xxhash64(F.col(C.EVENT_ID))
     newest_first = Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS), F.desc(tie), F.desc(C.EVENT_ID))
+    nothing = F.lit(0.0).cast("float")
     weight = F.col(C.NUM_COPIES).cast("float")
-    numbered = events.withColumn(_POSITION, F.row_number().over(newest_first))
+    if sequence.objective == "new_categories":
+        may_be_target = F.col(C.COUNTING) & (F.col(C.CATEGORY_CODE) != _NEVER_RECOMMENDED)
+        weight = F.when(may_be_target, weight).otherwise(nothing)
+    basket = F.dense_rank().over(Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS)))
+    numbered = events.withColumn(_POSITION, F.row_number().over(newest_first)).withColumn(C.BASKETS, basket)
     if sequence.targets == "first":
         of_item = Window.partitionBy(*user, C.ITEM_IDX)
         is_first = F.col(_POSITION) == F.max(_POSITION).over(of_item)
-        weight = F.when(is_first, weight).otherwise(F.lit(0.0).cast("float"))
+        weight = F.when(is_first, weight).otherwise(nothing)
     newest = numbered.withColumn(C.WEIGHT, weight).where(F.col(_POSITION) <= sequence.length * sequence.max_windows + 1)
-    collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT)))
+    collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT, C.BASKETS)))
     return newest.groupBy(*user).agg(collected.alias(_EVENTS))
 
 
-def _cut(users: DataFrame, sequence: Sequence) -> DataFrame:
-    """Users with their events to one row a window: ``window`` (0 is the newest), ``tokens``, ``token_weights``."""
+def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame:
+    """Users with ``events`` and ``touches`` to one row a window (0 is the newest), without shard and row weight.
+
+    ``touched_at`` is 0 for what the user had before the window, and length + 1 for what he got after it or never.
+    """
     length = sequence.length
     num_events = F.size(_EVENTS)
     windows = users.withColumn("num_events", num_events).withColumn(
@@ -108,7 +188,13 @@ def _cut(users: DataFrame, sequence: Sequence) -> DataFrame:
         is_input_only = (event[_POSITION] == F.col("num_events")) | (place == length)
         return F.when(is_input_only, F.lit(0.0).cast("float")).otherwise(event[C.WEIGHT])
 
+    def place_of(code: Column) -> Column:
+        newest = F.lit(length) * (F.col(C.WINDOW) + 1) + 1
+        place = newest - F.try_element_at(_TOUCHES, code.cast("int"))
+        return F.least(F.greatest(F.coalesce(place, F.lit(length + 1)), F.lit(0)), F.lit(length + 1)).cast("int")
+
     tokens = F.reverse(F.transform("cut", lambda event: event[C.TOKEN]))
+    baskets = F.reverse(F.transform("cut", lambda event: event[C.BASKETS]))
     weights = F.reverse(F.transform("cut", weight_of))
     return cut.select(
         C.FOLD,
@@ -116,10 +202,12 @@ def _cut(users: DataFrame, sequence: Sequence) -> DataFrame:
         C.WINDOW,
         F.concat(F.array_repeat(F.lit(0), missing), tokens).alias(C.TOKENS),
         F.concat(F.array_repeat(F.lit(0.0).cast("float"), missing), weights).alias(C.TOKEN_WEIGHTS),
+        F.concat(F.array_repeat(F.lit(0), missing), baskets).alias(C.BASKETS),
+        F.transform(F.sequence(F.lit(0), F.lit(num_categories - 1)), place_of).alias(C.TOUCHED_AT),
     )
 
 
-def _padding_rows(users: DataFrame, sequence: Sequence) -> DataFrame:
+def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame:
     """Users with their ``count`` of events to the rows of weight 0 that make all shards of a (fold, split) equally long.
 
     The longest shard gets none. Their ``user_idx`` is negative and differs for every row of a fold.
@@ -143,6 +231,8 @@ def _padding_rows(users: DataFrame, sequence: Sequence) -> DataFrame:
         F.lit(0).alias(C.WINDOW),
         F.array_repeat(F.lit(0), sequence.length + 1).alias(C.TOKENS),
         F.array_repeat(F.lit(0.0).cast("float"), sequence.length + 1).alias(C.TOKEN_WEIGHTS),
+        F.array_repeat(F.lit(0), sequence.length + 1).alias(C.BASKETS),
+        F.array_repeat(F.lit(0), num_categories).alias(C.TOUCHED_AT),
         F.lit(0.0).cast("float").alias(C.ROW_WEIGHT),
     )
 
@@ -160,7 +250,7 @@ def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence
     return sizes
 
 
-def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings) -> list[Export]:
+def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings, *, num_categories: int) -> list[Export]:
     """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
 
     Raises
@@ -189,10 +279,11 @@ def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings) 
                 vocabulary_table=absolute(tables.path("vocabulary")),
                 vocabulary_version=tables.written_versions["vocabulary"],
                 vocabulary_size=size,
+                num_categories=num_categories,
                 length=sequence.length,
                 num_shards=sequence.num_shards,
                 rows=rows,
-                fields=window_fields(sequence.length),
+                fields=window_fields(sequence.length, num_categories),
                 settings=export_settings(settings),
             )
         )

@@ -58,6 +58,8 @@ class Export:
     vocabulary_version: int
     vocabulary_size: int
     """Tokens run from 1 to this."""
+    num_categories: int
+    """Categories that items may be recommended of; their codes run from 0."""
     length: int
     """Inputs a window; it holds one token more."""
     num_shards: int
@@ -108,20 +110,25 @@ class Staged:
     """Delta versions that the vectors were made from."""
 
 
-def window_fields(length: int) -> tuple[Field, ...]:
+def window_fields(length: int, num_categories: int) -> tuple[Field, ...]:
     """The columns of a window that a model reads."""
     return (
         Field(name=C.USER_IDX, dtype="int32", shape=()),
         Field(name=C.WINDOW, dtype="int32", shape=()),
         Field(name=C.TOKENS, dtype="int32", shape=(length + 1,)),
         Field(name=C.TOKEN_WEIGHTS, dtype="float32", shape=(length + 1,)),
+        Field(name=C.BASKETS, dtype="int32", shape=(length + 1,)),
+        Field(name=C.TOUCHED_AT, dtype="int32", shape=(num_categories,)),
         Field(name=C.ROW_WEIGHT, dtype="float32", shape=()),
     )
 
 
 def export_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide what an export holds, by key."""
-    names = ("length", "max_windows", "min_buyers", "num_shards", "validation_share", "targets")
+    names = (
+        *("length", "max_windows", "min_buyers", "num_shards", "validation_share"),
+        *("targets", "objective", "item_vectors"),
+    )
     return {"seed": settings.seed, **{f"sequence.{name}": getattr(settings.sequence, name) for name in names}}
 
 
@@ -181,8 +188,10 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     for key, expected in export_settings(settings).items():
         if export.settings.get(key) != expected:
             raise ContractMismatchError(_explain(location, key, export.settings.get(key), expected))
-    if export.fields != window_fields(export.length):
-        raise ContractMismatchError(_explain(location, "fields", export.fields, window_fields(export.length)))
+    if export.fields != window_fields(export.length, export.num_categories):
+        raise ContractMismatchError(
+            _explain(location, "fields", export.fields, window_fields(export.length, export.num_categories))
+        )
     return export
 
 

@@ -10,7 +10,7 @@ from xrec.runs.progress import StageProgress
 from xrec.runs.running import Run
 from xrec.runs.search import HEADLINE, best_of, search_als
 from xrec.runs.stage import new_run_id
-from xrec.runs.stages import select_stages
+from xrec.runs.stages import needed_sources, select_stages
 from xrec.runs.summary import print_models
 
 TRAIN_ALS = "train_als"
@@ -47,7 +47,8 @@ def compare(
     left_out = {"recommend", "publish", "report"}
     if not is_final:
         left_out |= {"blend", "train_rankers", "choose"}
-    stages = [stage for stage in select_stages(first, None, [], settings.ranking.sources) if stage.name not in left_out]
+    needed = select_stages(first, None, [], needed_sources(settings))
+    stages = [stage for stage in needed if stage.name not in left_out]
     run.console.print(
         f"xrec: {', '.join(settings.ranking.sources)} on the {purpose} fold{'s' if not is_final else ''}, stages "
         f"{', '.join(stage.name for stage in stages)}"

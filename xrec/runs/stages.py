@@ -23,6 +23,8 @@ class StageInfo:
     """The sources that it is there for: it is left out where ``ranking.sources`` names none of them. Empty: for all."""
     loads_feeds: bool = False
     """Writes the feeds that ``filters`` names as well."""
+    gives_vectors: bool = False
+    """Hands the item vectors of ``sequence.item_vectors`` to the sequence models, and so reads them."""
     obeys_filters: bool = False
     """Asks the rules and blocked pairs of ``filters``, where there are some, and so reads what they look at."""
 
@@ -62,9 +64,10 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="export_sequences",
         does="export windows for torch",
-        reads=("training_events",),
+        reads=("training_events", "items"),
         writes=("vocabulary", "sequences"),
         serves=MODELS,
+        gives_vectors=True,
     ),
     StageInfo(
         name="train_gru",
@@ -148,9 +151,20 @@ STAGES: tuple[StageInfo, ...] = (
 STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
 
 
+def needed_sources(settings: Settings) -> tuple[str, ...]:
+    """The sources whose models a run trains: those that are blended, and the one that gives the sequence models item vectors."""
+    sources, given_by = settings.ranking.sources, settings.sequence.item_vectors
+    return (*sources, given_by) if given_by is not None and not set(MODELS).isdisjoint(sources) else sources
+
+
 def reads_of(stage: StageInfo, settings: Settings) -> tuple[str, ...]:
-    """The tables that a stage reads with these settings: with filters also what their rules and blocked pairs look at."""
+    """The tables that a stage reads with these settings.
+
+    With filters also what their rules and blocked pairs look at, and the export the vectors that items are given.
+    """
     filters = settings.filters
+    if stage.gives_vectors and settings.sequence.item_vectors is not None:
+        return (*stage.reads, "vectors")
     if filters is None or not stage.obeys_filters:
         return stage.reads
     mentioned = [attributes_in(rule) for rule in filters.rules.values()]

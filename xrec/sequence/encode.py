@@ -18,7 +18,7 @@ from xrec.sequence.item_encoder import user_vectors
 from xrec.sequence.loader import Shard
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.spec import TrainingSpec
-from xrec.sequence.vocabulary import item_idx_of_tokens
+from xrec.sequence.vocabulary import Vocabulary
 from xrec.storage.files import names_in, remove
 
 _SCHEMA = pa.schema(
@@ -36,7 +36,7 @@ Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
 """Kind (user or item), indexes, and one vector a row."""
 
 
-def encode_all(spec: TrainingSpec, model: SequenceModel, device: torch.device) -> Staged:
+def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary, device: torch.device) -> Staged:
     """Write the vectors of all users and items of the export, each rank a part; the manifest comes last.
 
     A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
@@ -53,7 +53,7 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, device: torch.device) -
         for vectors in _user_vectors(spec, model, device):
             users += len(vectors[1])
             writer.write_table(_to_table(spec, vectors))
-        for vectors in _item_vectors(spec, model):
+        for vectors in _item_vectors(model, vocabulary):
             items += len(vectors[1])
             writer.write_table(_to_table(spec, vectors))
     gathered = hvd.allgather_object((name, users, items), name="parts")
@@ -99,13 +99,13 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel, device: torch.device
                     yield "user", batch.user_idx, vectors.cpu().numpy()
 
 
-def _item_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:
+def _item_vectors(model: SequenceModel, vocabulary: Vocabulary) -> Iterator[Vectors]:
     """Vectors of the rank's share of the items: tokens t with t mod n = r."""
-    item_idx_V = item_idx_of_tokens(spec)
-    mine = np.flatnonzero(np.arange(1, len(item_idx_V) + 1) % hvd.size() == hvd.rank())
+    tokens = np.arange(1, len(vocabulary.item_idx_V))
+    mine = tokens[tokens % hvd.size() == hvd.rank()]
     with torch.inference_mode():
         vectors = model.items.item_vectors().cpu().numpy()
-    yield "item", item_idx_V[mine], vectors[mine]
+    yield "item", vocabulary.item_idx_V[mine], vectors[mine - 1]
 
 
 def _to_table(spec: TrainingSpec, vectors: Vectors) -> pa.Table:

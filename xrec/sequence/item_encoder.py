@@ -13,6 +13,8 @@ PADDING = 0
 """The token that stands for "no event"; its embedding is zero and never learns."""
 
 _START_STD = 0.02
+_GIVEN_STD = 0.2
+"""Standard deviation of the given vectors' numbers, whatever it was where they come from."""
 
 
 class ItemEncoder(nn.Module):
@@ -31,24 +33,34 @@ class ItemEncoder(nn.Module):
         with torch.no_grad():
             self.embedding.weight[PADDING].zero_()
 
+    def give(self, vectors_VG: Tensor) -> None:
+        """Make given vectors the first G numbers of the embeddings, and learn no embedding, only biases.
+
+        Few users teach few embeddings: what ALS has learned of all of an item's buyers holds where a softmax over their sequences
+        learns by heart. Token 0 must be zeros.
+        """
+        with torch.no_grad():
+            self.embedding.weight[:, : vectors_VG.shape[1]] = vectors_VG * (_GIVEN_STD / vectors_VG.std())
+        self.embedding.weight.requires_grad_(False)
+
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Embeddings ``inputs_BLD`` of ``tokens_BL``; padding gives zeros."""
         embedded: Tensor = self.embedding(tokens_BL)
         return embedded
 
-    def start_from(self, probabilities_V: Tensor) -> None:
-        """Set the biases so that the untrained model ranks by popularity: logarithms of the targets' distribution.
+    def start_from(self, popularity_V: Tensor) -> None:
+        """Set the biases so that the untrained model ranks by popularity: logarithms of the items' shares.
 
         Training then learns how a user differs from the average, which takes a fraction of the epochs. Counted as a
         multiple of the uniform share, plus a little for items that are never a target.
         """
         with torch.no_grad():
-            self.bias.copy_(self.start_bias(probabilities_V))
+            self.bias.copy_(self.start_bias(popularity_V))
 
     @staticmethod
-    def start_bias(probabilities_V: Tensor) -> Tensor:
+    def start_bias(popularity_V: Tensor) -> Tensor:
         """The biases of :meth:`start_from`, shape (V,)."""
-        return torch.log(probabilities_V * (len(probabilities_V) - 1) + 0.05)
+        return torch.log(popularity_V * (len(popularity_V) - 1) + 0.05)
 
     def logits(self, hidden_BD: Tensor) -> Tensor:
         """Scores ``logits_BV`` of every token after each state; the padding token scores -inf."""

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from petastorm import make_batch_reader
 
-from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, Export
 from xrec.storage.files import data_files, to_url
 
 BLOCK_ROWS = 65_536
-"""Windows that are shuffled together and held in memory: 27 MB at length 50."""
+"""Windows that are shuffled together and held in memory: 80 MB at length 100, and 4 bytes a window and category."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,11 @@ class Windows:
     tokens: NDArray[np.int32]
     """Shape (R, length + 1), left-padded with 0."""
     token_weights: NDArray[np.float32]
+    """Shape (R, length + 1): how much a token counts as a target, 0 where it is none."""
+    baskets: NDArray[np.int32]
+    """Shape (R, length + 1): equal for the tokens of one basket; 0 for padding."""
+    touched_at: NDArray[np.int32]
+    """Shape (R, categories): the place in ``tokens`` from which the user has the category; length + 1: not within."""
     row_weight: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -94,7 +98,7 @@ class Shard:
             A column is missing or has another type or shape than the contract says, or the number of rows is another.
         """
         num_rows = 0
-        for group in _row_groups(self.files):
+        for group in _row_groups(self.files, [field.name for field in fields(Windows)]):
             self.export.check_arrays(group, f"fold {self.export.fold}, {self.split}, shard {self.index}")
             rows = Windows(**{field.name: group[field.name] for field in fields(Windows)})
             # Spark leaves the order within a file open; after this it is the same in every export of the same events.
@@ -139,14 +143,14 @@ def _batches(blocks: Iterator[Windows], batch_rows: int) -> Iterator[Windows]:
         yield rest.padded_to(batch_rows)
 
 
-def _row_groups(files: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The row groups of the files, in order, as arrays by column."""
+def _row_groups(files: list[str], columns: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Some columns of the row groups of the files, in order, as arrays by column."""
     if not files:
         return
     with _quiet():
         reader = make_batch_reader(
             [to_url(file) for file in files],
-            schema_fields=[C.USER_IDX, C.WINDOW, C.TOKENS, C.TOKEN_WEIGHTS, C.ROW_WEIGHT],
+            schema_fields=columns,
             reader_pool_type="dummy",
             shuffle_row_groups=False,
             num_epochs=1,

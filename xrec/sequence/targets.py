@@ -1,4 +1,4 @@
-"""The distribution of the training targets, which negatives are drawn from and corrected by."""
+"""The distribution of the training targets, which negatives are drawn from and corrected by, and what is popular."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xrec.config import Sequence
 from xrec.sequence.loader import Shard
+from xrec.sequence.objective import asked_of
+from xrec.sequence.vocabulary import Vocabulary
+
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +25,28 @@ class TargetDistribution:
     """Shape (V,), float64, on the CPU."""
     log_q: Tensor
     """Natural logarithm, shape (V,), float32, on the device; -inf where q is 0."""
+    popularity: Tensor
+    """Shares of the tokens in all that could be a target, whether asked or not: shape (V,), float64, on the CPU."""
 
     @classmethod
-    def count(cls, shards: list[Shard], vocabulary_size: int, device: torch.device) -> TargetDistribution:
+    def count(
+        cls, shards: list[Shard], vocabulary: Vocabulary, sequence: Sequence, device: torch.device
+    ) -> TargetDistribution:
         """Count the weighted targets of all ranks' shards, one reading of the training windows."""
-        counts_V = np.zeros(vocabulary_size + 1)
+        counts_V, had_V = np.zeros((2, len(vocabulary.item_idx_V)))
         for shard in shards:
-            for rows in shard.read():
-                weights = rows.token_weights[:, 1:] * rows.row_weight[:, None]
-                counts_V += np.bincount(rows.tokens[:, 1:].ravel(), weights.ravel(), minlength=vocabulary_size + 1)
-        summed_V = hvd.allreduce(torch.from_numpy(counts_V), op=hvd.Sum, name="target_counts")
-        probabilities_V = summed_V / summed_V.sum().clamp(min=1e-9)
-        return cls(probabilities=probabilities_V, log_q=probabilities_V.log().float().to(device))
+            for block in shard.read():
+                for start in range(0, len(block), _BLOCK_ROWS):
+                    rows = block.take(slice(start, start + _BLOCK_ROWS))
+                    asked = asked_of(rows, vocabulary, sequence)
+                    counts_V += np.bincount(asked.tokens_P, asked.weights_P, minlength=len(counts_V))
+                    weights = rows.token_weights[:, 1:] * rows.row_weight[:, None]
+                    had_V += np.bincount(rows.tokens[:, 1:].ravel(), weights.ravel(), minlength=len(had_V))
+        summed = hvd.allreduce(torch.from_numpy(np.stack([counts_V, had_V])), op=hvd.Sum, name="target_counts")
+        probabilities_V, popularity_V = summed / summed.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        return cls(
+            probabilities=probabilities_V, log_q=probabilities_V.log().float().to(device), popularity=popularity_V
+        )
 
     def draw(self, num_negatives: int, seed: int) -> Tensor:
         """Tokens ``negatives_S``, drawn independently from q; the same on every rank."""

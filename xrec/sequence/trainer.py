@@ -21,11 +21,12 @@ from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import windows_loss
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
+from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.validation import validate
-from xrec.sequence.vocabulary import item_idx_of_tokens
+from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
 from xrec.storage.files import remove, write_json
 
@@ -54,25 +55,31 @@ class Trainer:
         self.train_shards = [Shard.find(spec.export, TRAIN, index) for index in mine]
         self.validation_shards = [Shard.find(spec.export, VALIDATION, index) for index in mine]
         self.batch_rows = self.sequence.batch_rows // self.sequence.num_shards
-        self.targets = TargetDistribution.count(self.train_shards, spec.export.vocabulary_size, device)
+        self.vocabulary = Vocabulary.read(spec)
+        self.targets = TargetDistribution.count(self.train_shards, self.vocabulary, self.sequence, device)
         if not self.targets.probabilities.any():
             raise TrainingError(
-                f"fold {spec.export.fold}: found no event to learn from (sequence.targets: {self.sequence.targets}), expected "
-                "users with at least two events of items in the vocabulary; lower sequence.min_buyers"
+                f"fold {spec.export.fold}: found no event to learn from (sequence.objective: {self.sequence.objective}, "
+                f"sequence.targets: {self.sequence.targets}), expected users with at least two events of items in the vocabulary, "
+                "of different categories where the objective is new_categories; lower sequence.min_buyers"
             )
         torch.manual_seed(key_of(self.seed))
         self.model = build_model(model_settings(spec.model, self.sequence, spec.export.vocabulary_size)).to(device)
-        self.model.items.start_from(self.targets.probabilities)
-        self.item_idx = item_idx_of_tokens(spec)
+        self.model.items.start_from(self.targets.popularity)
         if learned is not None:
-            learned.pass_on(self.model, self.item_idx)
+            self.vocabulary = learned.turned(self.vocabulary)
+        if self.vocabulary.vectors_VG is not None:
+            self.model.items.give(torch.from_numpy(self.vocabulary.vectors_VG).to(device))
+        if learned is not None:
+            learned.pass_on(self.model, self.vocabulary.item_idx_V)
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            learning,
             lr=self.sequence.learning_rate,
             weight_decay=self.sequence.weight_decay,
             fused=True,
         )
-        for parameter in self.model.parameters():
+        for parameter in learning:
             self.optimizer.state[parameter] = {
                 "step": torch.zeros((), device=device),
                 "exp_avg": torch.zeros_like(parameter),
@@ -81,7 +88,8 @@ class Trainer:
 
     def learned(self) -> Learned:
         """What the next fold goes on from."""
-        return Learned.of(self.model, self.item_idx, self.targets.probabilities)
+        vocabulary = self.vocabulary
+        return Learned.of(self.model, vocabulary.item_idx_V, self.targets.popularity, vocabulary.vectors_VG)
 
     def run(self) -> Progress:
         """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights."""
@@ -91,7 +99,9 @@ class Trainer:
             started = time.perf_counter()
             number = progress.last + 1
             loss = self._train_epoch(number, num_steps)
-            scores = validate(self.model, self.validation_shards, self.batch_rows, self.device)
+            scores = validate(
+                self.model, self.validation_shards, self.vocabulary, self.sequence, self.batch_rows, self.device
+            )
             seconds = time.perf_counter() - started
             windows = self.spec.export.rows[TRAIN] * self.sequence.num_shards
             epoch = Epoch(
@@ -154,7 +164,7 @@ class Trainer:
         """Weights and optimizer state by name; writing into them changes the training."""
         tensors = {f"{MODEL_PREFIX}{name}": tensor.data for name, tensor in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
         return tensors
 
@@ -199,12 +209,19 @@ class Trainer:
 
     def _loss(self, batch: Windows, negatives_S: Tensor) -> tuple[Tensor, float]:
         """The summed weighted loss of a batch's targets, and the sum of their weights."""
-        tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)
-        weights_BL = torch.from_numpy(batch.token_weights[:, 1:] * batch.row_weight[:, None]).to(self.device)
+        asked = asked_of(batch, self.vocabulary, self.sequence)
+        tokens_BL = torch.from_numpy(batch.tokens[:, :-1]).to(self.device, torch.int64)
+        out_NS = asked.is_out(self.vocabulary.category_V[negatives_S.cpu().numpy()])
         loss = windows_loss(
-            self.model, tokens, weights_BL, negatives_S, self.targets.log_q, precision=self.sequence.precision
+            self.model,
+            tokens_BL,
+            asked,
+            negatives_S,
+            self.targets.log_q,
+            None if out_NS is None else torch.from_numpy(out_NS).to(self.device),
+            precision=self.sequence.precision,
         )
-        return loss, float(weights_BL.sum())
+        return loss, float(asked.weights_P.sum())
 
     def _take_step(self, step: int, num_steps: int, sums: Tensor) -> None:
         """Sum the gradients over the ranks, divide by the weight of all their targets, and step."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import horovod.torch as hvd
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from xrec.sequence.loader import Shard
+from xrec.config import Sequence
+from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.models import SequenceModel
+from xrec.sequence.objective import Asked, asked_of
+from xrec.sequence.vocabulary import Vocabulary
 
 _CUT = 10
 
@@ -21,36 +27,69 @@ class Scores:
     hit_rate: float
 
 
-def validate(model: SequenceModel, shards: list[Shard], batch_rows: int, device: torch.device) -> Scores | None:
-    """NDCG@10 and HR@10 of each window's newest target given what came before, among all items of the vocabulary.
+def validate(
+    model: SequenceModel,
+    shards: list[Shard],
+    vocabulary: Vocabulary,
+    sequence: Sequence,
+    batch_rows: int,
+    device: torch.device,
+) -> Scores | None:
+    """NDCG@10 and HR@10 of what one state of each window is asked, among the items that compete.
 
-    All ranks share the windows and get the same answer; None where there is no such target. It is for choosing an epoch
-    and is not to be reported: it counts repeats, and knows nothing of categories.
+    The state is the newest that has a target where the objective is next_event, and the middle one, before and after which the
+    window has as much, where it is new_categories. All ranks share the windows and get the same answer; None where there is no
+    target. It is for choosing an epoch and is not to be reported.
     """
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for shard in shards:
             for batch in shard.batches(batch_rows):
-                weights_BL = torch.from_numpy(batch.token_weights[:, 1:] * batch.row_weight[:, None])
-                has_target = (weights_BL > 0).any(dim=1)
-                tokens = torch.from_numpy(batch.tokens)[has_target].to(device, torch.int64)
-                if not len(tokens):
-                    continue
-                place_B = _last_positive(weights_BL[has_target]).to(device)
-                rows_B = torch.arange(len(tokens), device=device)
-                hidden_BD = model(tokens[:, :-1])[rows_B, place_B]
-                logits_BV = model.items.logits(hidden_BD)
-                target_B1 = logits_BV[rows_B, tokens[:, 1:][rows_B, place_B]][:, None]
-                rank_B = (logits_BV > target_B1).sum(dim=1).double() + 1
-                is_hit_B = (rank_B <= _CUT).double()
-                gains_B = is_hit_B / torch.log2(rank_B + 1)
-                sums += torch.stack([gains_B.sum(), is_hit_B.sum(), torch.ones_like(gains_B).sum()]).cpu()
+                asked = asked_of(batch, vocabulary, sequence)
+                if len(asked.rows_N):
+                    sums += _sums(model, batch, asked, vocabulary, sequence, device)
     ndcg, hits, count = hvd.allreduce(sums, op=hvd.Sum, name="validation").tolist()
     return Scores(ndcg=ndcg / count, hit_rate=hits / count) if count else None
 
 
-def _last_positive(weights_BL: torch.Tensor) -> torch.Tensor:
-    """The place of each row's last positive weight."""
-    places_L = torch.arange(weights_BL.shape[1])
-    return torch.where(weights_BL > 0, places_L, -1).amax(dim=1)
+def _sums(
+    model: SequenceModel,
+    batch: Windows,
+    asked: Asked,
+    vocabulary: Vocabulary,
+    sequence: Sequence,
+    device: torch.device,
+) -> Tensor:
+    """Sums over a batch's windows: NDCG, whether a target is among the first, and 1."""
+    rows_B, first_B, count_B = np.unique(asked.rows_N, return_index=True, return_counts=True)
+    chosen_B = first_B + (count_B - 1 if sequence.objective == "next_event" else count_B // 2)
+    tokens_BL = torch.from_numpy(batch.tokens[rows_B, :-1]).to(device, torch.int64)
+    places_B = torch.from_numpy(asked.places_N[chosen_B]).to(device)
+    logits_BV = model.items.logits(model(tokens_BL)[torch.arange(len(rows_B), device=device), places_B])
+    is_out_BV = _is_out(asked, chosen_B, vocabulary)
+    if is_out_BV is not None:
+        logits_BV = logits_BV.masked_fill(torch.from_numpy(is_out_BV).to(device), float("-inf"))
+    order_N = np.full(len(asked.rows_N), -1)
+    order_N[chosen_B] = np.arange(len(chosen_B))
+    is_chosen_P = order_N[asked.states_P] >= 0
+    of_state_T = torch.from_numpy(order_N[asked.states_P][is_chosen_P]).to(device)
+    targets_T = torch.from_numpy(asked.tokens_P[is_chosen_P]).to(device)
+    ranks_T = (logits_BV[of_state_T] > logits_BV[of_state_T, targets_T][:, None]).sum(dim=1).double() + 1
+    is_hit_T = ranks_T <= _CUT
+    gains_T = is_hit_T / torch.log2(ranks_T + 1)
+    num_targets_B = torch.bincount(of_state_T, minlength=len(rows_B))
+    ideal = (1 / torch.log2(torch.arange(2, _CUT + 2, device=device, dtype=torch.float64))).cumsum(dim=0)
+    gains_B = torch.zeros(len(rows_B), dtype=torch.float64, device=device).index_add(0, of_state_T, gains_T)
+    hits_B = torch.bincount(of_state_T[is_hit_T], minlength=len(rows_B)) > 0
+    ndcg_B = gains_B / ideal[num_targets_B.clamp(max=_CUT) - 1]
+    return torch.stack([ndcg_B.sum(), hits_B.sum().double(), torch.ones_like(ndcg_B).sum()]).cpu()
+
+
+def _is_out(asked: Asked, chosen_B: NDArray[np.int64], vocabulary: Vocabulary) -> NDArray[np.bool_] | None:
+    """Which tokens do not compete after the chosen states, shape (B, V); None: all do."""
+    if asked.touched_at_NC is None:
+        return None
+    out_BC = asked.touched_at_NC[chosen_B] <= asked.places_N[chosen_B][:, None]
+    category_V = vocabulary.category_V
+    return out_BC[:, np.maximum(category_V, 0)] | (category_V < 0)

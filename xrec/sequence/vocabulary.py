@@ -1,24 +1,80 @@
-"""Which item a token stands for, read without a JVM."""
+"""What a token stands for, read without a JVM."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xrec import columns as C
+from xrec.features.sequence_files import ContractMismatchError
 from xrec.sequence.spec import TrainingSpec
 from xrec.storage.files import data_files
 
 
-def item_idx_of_tokens(spec: TrainingSpec) -> NDArray[np.int32]:
-    """The ``item_idx`` of token 1, 2, ...: the fold's vocabulary at its pinned version."""
-    export = spec.export
-    item_idx_V = np.full(export.vocabulary_size, -1, np.int32)
-    for file in data_files(export.vocabulary_table, export.vocabulary_version, fold=export.fold):
-        with fsspec.open(file, "rb") as opened:
-            rows = pq.ParquetFile(opened).read(columns=[C.TOKEN, C.ITEM_IDX])
-        item_idx_V[rows[C.TOKEN].to_numpy() - 1] = rows[C.ITEM_IDX].to_numpy()
-    assert (item_idx_V >= 0).all(), "the vocabulary has a gap"
-    return item_idx_V
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """A fold's items, by token; row 0 is padding, so there are V = vocabulary size + 1."""
+
+    item_idx_V: NDArray[np.int32]
+    """-1 for padding."""
+    category_V: NDArray[np.int32]
+    """Codes; -1 for padding and for what is never recommended."""
+    vectors_VG: NDArray[np.float32] | None
+    """What the items are given (``sequence.item_vectors``), zeros for padding and where an item has none; None: nothing."""
+
+    @classmethod
+    def read(cls, spec: TrainingSpec) -> Vocabulary:
+        """The fold's vocabulary at its pinned version."""
+        export = spec.export
+        columns = [C.TOKEN, C.ITEM_IDX, C.CATEGORY_CODE]
+        if spec.settings.sequence.item_vectors is not None:
+            columns.append(C.VECTOR)
+        tables = []
+        for file in data_files(export.vocabulary_table, export.vocabulary_version, fold=export.fold):
+            with fsspec.open(file, "rb") as opened:
+                tables.append(pq.ParquetFile(opened).read(columns=columns))
+        rows = pa.concat_tables(tables).sort_by(C.TOKEN)
+        tokens = rows[C.TOKEN].to_numpy()
+        assert np.array_equal(tokens, np.arange(1, export.vocabulary_size + 1)), "the vocabulary has a gap"
+        return cls(
+            item_idx_V=_after_padding(rows[C.ITEM_IDX]),
+            category_V=_after_padding(rows[C.CATEGORY_CODE]),
+            vectors_VG=_given(rows[C.VECTOR], spec) if C.VECTOR in columns else None,
+        )
+
+
+def _after_padding(codes: pa.ChunkedArray) -> NDArray[np.int32]:
+    values: NDArray[np.int32] = np.concatenate([[-1], codes.to_numpy()]).astype(np.int32)
+    return values
+
+
+def _given(vectors: pa.ChunkedArray, spec: TrainingSpec) -> NDArray[np.float32]:
+    """Vectors as an array, zeros where there is none.
+
+    Raises
+    ------
+    ContractMismatchError
+        No item has a vector, or they do not fit into the embeddings.
+    """
+    found = vectors.combine_chunks()
+    has_one = found.is_valid().to_numpy(zero_copy_only=False)
+    model, export = spec.settings.sequence.item_vectors, spec.export
+    if not has_one.any():
+        raise ContractMismatchError(
+            f"{export.vocabulary_table}, fold {export.fold}: found no item with a vector of '{model}', expected them because "
+            f"sequence.item_vectors is {model}; run the stages train_{model} and export_sequences again"
+        )
+    flat = found.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    vectors_VG = np.zeros((len(found) + 1, len(flat) // int(has_one.sum())), np.float32)
+    vectors_VG[1:][has_one] = flat.reshape(-1, vectors_VG.shape[1])
+    if vectors_VG.shape[1] > spec.settings.sequence.dim:
+        raise ContractMismatchError(
+            f"sequence.dim: found {spec.settings.sequence.dim}, expected at least {vectors_VG.shape[1]}, the length of the vectors "
+            f"of '{model}' that the items are given; raise sequence.dim, or set sequence.item_vectors=null"
+        )
+    return vectors_VG
