@@ -230,7 +230,6 @@ def test_settings_are_frozen() -> None:
          "integer"),
         ("sequence.num_processes=3", "sequence.num_shards: found 4, expected a multiple of num_processes (3)"),
         ("sequence.batch_rows=63", "sequence.batch_rows: found 63, expected a multiple of num_shards (4)"),
-        ("als.rank=65", "sequence.dim: found 64, expected at least als.rank (65), because sequence.item_vectors is als"),
         ("sequence.num_heads=7", "sequence.dim: found 64, expected a multiple of num_heads (7)"),
         (
             "categories.counting_events=[rent]",

@@ -44,7 +44,7 @@ def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor,
         states_P=states,
         tokens_P=tokens[rows[states], places[states] + 1].numpy(),
         weights_P=torch.rand(len(states), generator=generator).numpy(),
-        touched_at_NC=None,
+        touched_at_RC=None,
     )
     negatives = torch.randint(1, VOCABULARY + 1, (64,), generator=generator)
     log_q = torch.full((VOCABULARY + 1,), 1 / VOCABULARY).log()

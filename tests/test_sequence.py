@@ -406,19 +406,23 @@ def test_given_vectors_are_not_learned_and_biases_are(tmp_path: Path) -> None:
     assert items.bias[1:].unique().numel() > 1
 
 
-def test_given_vectors_that_are_missing_or_too_long_are_named(tmp_path: Path) -> None:
-    settings = settings_at(tmp_path, item_vectors="als", dim=2, num_heads=1)
+def test_embeddings_are_as_long_as_the_given_vectors(tmp_path: Path) -> None:
+    """And can be divided among the heads."""
+    settings = settings_at(tmp_path, objective="new_categories", item_vectors="als", dim=2, num_heads=2, epochs=1)
     write_world(tmp_path, settings, tastes=True, vectors=True)
-    with pytest.raises(
-        ContractMismatchError, match=r"sequence.dim: found 2, expected at least 3, the length of the vectors of 'als'"
-    ):
-        train_all([spec_of("gru", settings)])
-    other = settings_at(tmp_path / "other", item_vectors="als")
-    write_world(tmp_path / "other", other)
+    spec = spec_of("transformer", settings)
+    train_all([spec])
+    assert load_model(spec.checkpoint).items.embedding.embedding_dim == 4
+    assert read_staged(spec.staging, "transformer").dim == 5
+
+
+def test_given_vectors_that_are_missing_are_named(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, item_vectors="als")
+    write_world(tmp_path, settings)
     with pytest.raises(
         ContractMismatchError, match=r"found no item with a vector of 'als'.*run the stages train_als and export"
     ):
-        train_all([spec_of("gru", other)])
+        train_all([spec_of("gru", settings)])
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -5,7 +5,8 @@
     ./spark-submit.sh tests/bench/gpu.py --device cpu --batches 128
 
 A step is what a rank does with a batch, but for the exchange with the others: forward, sampled softmax, backward, clipping and
-AdamW, on drawn windows without padding whose tokens are skewed as a log's are. Per model, precision (fp32, bf16) and batch:
+AdamW, on drawn windows without padding whose tokens are skewed as a log's are; every state foretells the next token.
+Per model, precision (fp32, bf16) and batch:
 
 - rows_a_second: windows a second, the median of --repeats turns of --steps steps, after as many steps to warm up
 - memory_mib: most memory that tensors took on the device within a turn
@@ -68,7 +69,7 @@ class Training:
                 states_P=np.arange(rows * self.sequence.length),
                 tokens_P=tokens[:, 1:].ravel(),
                 weights_P=np.ones(rows * self.sequence.length, np.float32),
-                touched_at_NC=None,
+                touched_at_RC=None,
             )
             negatives = draw(self.sequence.num_negatives)
             yield (
@@ -109,7 +110,8 @@ def report(figure: str, value: float, unit: str, against: str | None, n: int, **
 
 def measure(model: str, rows: int, precision: str, arguments: argparse.Namespace, device: torch.device) -> float:
     """Print rows/s and memory of a batch size; gives the rows/s."""
-    training = Training(model, Sequence(dim=arguments.dim), arguments.vocabulary, device)
+    sequence = Sequence(dim=arguments.dim, length=arguments.length)
+    training = Training(model, sequence, arguments.vocabulary, device)
     batches = list(training.batches(rows, arguments.steps))
     training.turn(batches, precision)
     if device.type == "cuda":
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 512, 1024, 4096])
     parser.add_argument("--vocabulary", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=Sequence().dim)
+    parser.add_argument("--length", type=int, default=Sequence().length, help="tokens a window")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()

@@ -170,7 +170,7 @@ items (for benchmark parity)."""
     targets: Literal["all", "first"] = "first"
     """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
     dim: Count = 64
-    """Length of the embeddings and vectors."""
+    """Length of the embeddings and vectors, or that of `item_vectors` where it is more."""
     num_layers: Count = 1
     """Blocks (Transformer) or layers (GRU)."""
     num_heads: Count = 2

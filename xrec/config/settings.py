@@ -130,16 +130,6 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _given_vectors_fit(self) -> Settings:
-        is_given = self.sequence.item_vectors == "als" and {"gru", "transformer"} & set(self.ranking.sources)
-        if is_given and self.sequence.dim < self.als.rank:
-            raise ValueError(
-                f"sequence.dim: found {self.sequence.dim}, expected at least als.rank ({self.als.rank}), because "
-                "sequence.item_vectors is als"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _enough_candidates(self) -> Settings:
         proposed = self.ranking.candidates_per_source
         for key, length in (("ranking.top_k", self.ranking.top_k), ("evaluation.ks", max(self.evaluation.ks))):

@@ -18,12 +18,15 @@ MODEL_PREFIX = "model."
 """Names of a checkpoint's weights start with this."""
 
 
-def model_settings(model: str, sequence: Sequence, vocabulary_size: int) -> dict[str, Any]:
-    """Everything that :func:`build_model` needs, as JSON values."""
+def model_settings(model: str, sequence: Sequence, vocabulary_size: int, given_dim: int = 0) -> dict[str, Any]:
+    """Everything that :func:`build_model` needs, as JSON values.
+
+    The embeddings hold what the items are given, vectors of length ``given_dim``.
+    """
     settings: dict[str, Any] = {
         "model": model,
         "vocabulary_size": vocabulary_size,
-        "dim": sequence.dim,
+        "dim": max(sequence.dim, -(-given_dim // sequence.num_heads) * sequence.num_heads),
         "num_layers": sequence.num_layers,
         "dropout": sequence.dropout,
     }

@@ -43,15 +43,15 @@ class Asked:
     """The state that a target belongs to: 0 to N - 1, rising."""
     tokens_P: NDArray[np.int64]
     weights_P: NDArray[np.float32]
-    touched_at_NC: NDArray[np.int32] | None
-    """For each state the place from which its user has each category; None: all items compete."""
+    touched_at_RC: NDArray[np.int32] | None
+    """Of the batch's rows the places from which the user has each category; None: all items compete."""
 
     def is_out(self, categories_S: NDArray[np.int32]) -> NDArray[np.bool_] | None:
         """Whether an item of a category (code, not negative) is out of each state's competition: shape (N, S); None: all are in."""
-        if self.touched_at_NC is None:
+        if self.touched_at_RC is None:
             return None
-        out_NC = self.touched_at_NC <= self.places_N[:, None]
-        return out_NC[:, categories_S]
+        is_out_NS: NDArray[np.bool_] = self.touched_at_RC[:, categories_S][self.rows_N] <= self.places_N[:, None]
+        return is_out_NS
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The five arrays, in their order, as tensors."""
@@ -76,7 +76,7 @@ def _next_events(windows: Windows) -> Asked:
         states_P=np.arange(len(rows_N)),
         tokens_P=windows.tokens[:, 1:][rows_N, places_N].astype(np.int64),
         weights_P=weights_RL[rows_N, places_N],
-        touched_at_NC=None,
+        touched_at_RC=None,
     )
 
 
@@ -97,5 +97,5 @@ def _new_categories(windows: Windows, category_V: NDArray[np.int32]) -> Asked:
         states_P=states_P,
         tokens_P=tokens_RM[rows_N[states_P], targets_P].astype(np.int64),
         weights_P=weights_RM[rows_N[states_P], targets_P],
-        touched_at_NC=windows.touched_at[rows_N],
+        touched_at_RC=windows.touched_at,
     )

@@ -64,7 +64,10 @@ class Trainer:
                 "of different categories where the objective is new_categories; lower sequence.min_buyers"
             )
         torch.manual_seed(key_of(self.seed))
-        self.model = build_model(model_settings(spec.model, self.sequence, spec.export.vocabulary_size)).to(device)
+        self.model_settings = model_settings(
+            spec.model, self.sequence, spec.export.vocabulary_size, self.vocabulary.given_dim
+        )
+        self.model = build_model(self.model_settings).to(device)
         self.model.items.start_from(self.targets.popularity)
         if learned is not None:
             self.vocabulary = learned.turned(self.vocabulary)
@@ -147,9 +150,7 @@ class Trainer:
                 f"are {fresh.version}, {fresh.digest}: starting afresh"
             )
         remove(folder)
-        write_json(
-            f"{folder}/settings.json", model_settings(self.spec.model, self.sequence, self.spec.export.vocabulary_size)
-        )
+        write_json(f"{folder}/settings.json", self.model_settings)
         return fresh
 
     def _restore(self, epoch: int) -> None:

@@ -88,8 +88,9 @@ def _sums(
 
 def _is_out(asked: Asked, chosen_B: NDArray[np.int64], vocabulary: Vocabulary) -> NDArray[np.bool_] | None:
     """Which tokens do not compete after the chosen states, shape (B, V); None: all do."""
-    if asked.touched_at_NC is None:
+    if asked.touched_at_RC is None:
         return None
-    out_BC = asked.touched_at_NC[chosen_B] <= asked.places_N[chosen_B][:, None]
+    out_BC = asked.touched_at_RC[asked.rows_N[chosen_B]] <= asked.places_N[chosen_B][:, None]
     category_V = vocabulary.category_V
-    return out_BC[:, np.maximum(category_V, 0)] | (category_V < 0)
+    is_out_BV: NDArray[np.bool_] = out_BC[:, np.maximum(category_V, 0)] | (category_V < 0)
+    return is_out_BV

@@ -27,6 +27,11 @@ class Vocabulary:
     vectors_VG: NDArray[np.float32] | None
     """What the items are given (``sequence.item_vectors``), zeros for padding and where an item has none; None: nothing."""
 
+    @property
+    def given_dim(self) -> int:
+        """The length of the given vectors, 0 where there are none."""
+        return 0 if self.vectors_VG is None else self.vectors_VG.shape[1]
+
     @classmethod
     def read(cls, spec: TrainingSpec) -> Vocabulary:
         """The fold's vocabulary at its pinned version."""
@@ -59,7 +64,7 @@ def _given(vectors: pa.ChunkedArray, spec: TrainingSpec) -> NDArray[np.float32]:
     Raises
     ------
     ContractMismatchError
-        No item has a vector, or they do not fit into the embeddings.
+        No item has a vector.
     """
     found = vectors.combine_chunks()
     has_one = found.is_valid().to_numpy(zero_copy_only=False)
@@ -72,9 +77,4 @@ def _given(vectors: pa.ChunkedArray, spec: TrainingSpec) -> NDArray[np.float32]:
     flat = found.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     vectors_VG = np.zeros((len(found) + 1, len(flat) // int(has_one.sum())), np.float32)
     vectors_VG[1:][has_one] = flat.reshape(-1, vectors_VG.shape[1])
-    if vectors_VG.shape[1] > spec.settings.sequence.dim:
-        raise ContractMismatchError(
-            f"sequence.dim: found {spec.settings.sequence.dim}, expected at least {vectors_VG.shape[1]}, the length of the vectors "
-            f"of '{model}' that the items are given; raise sequence.dim, or set sequence.item_vectors=null"
-        )
     return vectors_VG
