@@ -105,7 +105,7 @@ def build_windows(
         *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.ROW_WEIGHT),
     ]
     newest = _collect_newest(events, sequence).join(
-        _first_touches(training_events, known, eligible), [C.FOLD, C.USER_IDX], how="left"
+        _first_touches(training_events, known, eligible, num_categories), [C.FOLD, C.USER_IDX], how="left"
     )
     windows = _place(_cut(newest, sequence, num_categories), sequence, seed)
     rows = windows.withColumn(C.ROW_WEIGHT, F.lit(1.0).cast("float")).select(*columns)
@@ -113,8 +113,8 @@ def build_windows(
     return rows.unionByName(_padding_rows(users, sequence, num_categories).select(*columns))
 
 
-def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame) -> DataFrame:
-    """One row a (fold, user): ``touches`` maps the codes of his categories to how many of his known events came since.
+def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame, num_categories: int) -> DataFrame:
+    """One row a (fold, user): ``touches`` has for each category how many of his known events came since he has it, or null.
 
     They are counted from the basket in which an event first touched the category, the basket included; all events touch, also
     those of items that have no token.
@@ -128,9 +128,11 @@ def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataF
     since = F.count(C.TOKEN).over(up_to_now.rangeBetween(Window.unboundedPreceding, Window.currentRow))
     touching = events.withColumn(_SINCE, since).where(F.col(C.COUNTING) & F.col(C.CATEGORY_CODE).isNotNull())
     firsts = touching.groupBy(*user, C.CATEGORY_CODE).agg(F.max(_SINCE).cast("int").alias(_SINCE))
-    return firsts.groupBy(*user).agg(
+    by_code = firsts.groupBy(*user).agg(
         F.map_from_entries(F.collect_list(F.struct(C.CATEGORY_CODE, _SINCE))).alias(_TOUCHES)
     )
+    codes = F.sequence(F.lit(0), F.lit(num_categories - 1))
+    return by_code.withColumn(_TOUCHES, F.transform(codes, lambda code: F.try_element_at(_TOUCHES, code)))
 
 
 def _place(rows: DataFrame, sequence: Sequence, seed: int) -> DataFrame:
@@ -188,9 +190,10 @@ def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame
         is_input_only = (event[_POSITION] == F.col("num_events")) | (place == length)
         return F.when(is_input_only, F.lit(0.0).cast("float")).otherwise(event[C.WEIGHT])
 
-    def place_of(code: Column) -> Column:
-        newest = F.lit(length) * (F.col(C.WINDOW) + 1) + 1
-        place = newest - F.try_element_at(_TOUCHES, code.cast("int"))
+    never = F.array_repeat(F.lit(None).cast("int"), num_categories)
+
+    def place_of(since: Column) -> Column:
+        place = F.lit(length) * (F.col(C.WINDOW) + 1) + 1 - since
         return F.least(F.greatest(F.coalesce(place, F.lit(length + 1)), F.lit(0)), F.lit(length + 1)).cast("int")
 
     tokens = F.reverse(F.transform("cut", lambda event: event[C.TOKEN]))
@@ -203,7 +206,7 @@ def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame
         F.concat(F.array_repeat(F.lit(0), missing), tokens).alias(C.TOKENS),
         F.concat(F.array_repeat(F.lit(0.0).cast("float"), missing), weights).alias(C.TOKEN_WEIGHTS),
         F.concat(F.array_repeat(F.lit(0), missing), baskets).alias(C.BASKETS),
-        F.transform(F.sequence(F.lit(0), F.lit(num_categories - 1)), place_of).alias(C.TOUCHED_AT),
+        F.transform(F.coalesce(_TOUCHES, never), place_of).alias(C.TOUCHED_AT),
     )
 
 
