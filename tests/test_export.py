@@ -118,12 +118,11 @@ def naive_windows(events: DataFrame, token_of: dict[int, int], sequence: Sequenc
         had: set[int] = set()
         pairs = []
         for event in history:
-            repeat = event.item_idx in had
-            had.add(event.item_idx)
-            is_asked = event.counting and category_of(event.item_idx) >= 0
-            is_out = (repeat and sequence.targets == "first") or (
-                sequence.objective == "new_categories" and not is_asked
-            )
+            counts = event.counting and category_of(event.item_idx) >= 0
+            is_asked = counts or sequence.objective == "next_event"
+            is_out = not is_asked or (event.item_idx in had and sequence.targets == "first")
+            if is_asked:
+                had.add(event.item_idx)
             pairs.append((token_of[event.item_idx], 0.0 if is_out else event.num_copies, event.event_ts))
         days = sorted({event.event_ts for event in history}, reverse=True)
         pairs = pairs[-(sequence.length * sequence.max_windows + 1) :]

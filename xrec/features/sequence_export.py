@@ -95,8 +95,8 @@ def build_windows(
     """Events of any number of folds to rows of ``sequences``; every shard of a fold and split has equally many rows.
 
     A token's weight as a target is its number of copies, or 0 where it is no target: padding, the oldest event (nothing
-    comes before it), the first token of a window (the next window's target), with ``targets: first`` an item that the user
-    had before, and with ``objective: new_categories`` what does not count or is never recommended.
+    comes before it), the first token of a window (the next window's target), with ``objective: new_categories`` what
+    does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
     """
     known = vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
     events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
@@ -158,15 +158,16 @@ def _collect_newest(events: DataFrame, sequence: Sequence) -> DataFrame:
     tie = F.xxhash64(F.col(C.EVENT_ID))
     newest_first = Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS), F.desc(tie), F.desc(C.EVENT_ID))
     nothing = F.lit(0.0).cast("float")
-    weight = F.col(C.NUM_COPIES).cast("float")
+    may_be_target = F.lit(True)
     if sequence.objective == "new_categories":
         may_be_target = F.col(C.COUNTING) & (F.col(C.CATEGORY_CODE) != _NEVER_RECOMMENDED)
-        weight = F.when(may_be_target, weight).otherwise(nothing)
+    weight = F.when(may_be_target, F.col(C.NUM_COPIES).cast("float")).otherwise(nothing)
     basket = F.dense_rank().over(Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS)))
     numbered = events.withColumn(_POSITION, F.row_number().over(newest_first)).withColumn(C.BASKETS, basket)
     if sequence.targets == "first":
         of_item = Window.partitionBy(*user, C.ITEM_IDX)
-        is_first = F.col(_POSITION) == F.max(_POSITION).over(of_item)
+        # A purchase is the first one also after the item was looked at.
+        is_first = F.col(_POSITION) == F.max(F.when(may_be_target, F.col(_POSITION))).over(of_item)
         weight = F.when(is_first, weight).otherwise(nothing)
     newest = numbered.withColumn(C.WEIGHT, weight).where(F.col(_POSITION) <= sequence.length * sequence.max_windows + 1)
     collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT, C.BASKETS)))
