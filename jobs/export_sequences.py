@@ -14,9 +14,11 @@ from xrec.features.sequence_export import (
     build_windows,
     check_vocabulary,
     describe_exports,
+    given_vectors,
     num_categories_of,
+    summarise,
 )
-from xrec.features.sequence_files import TRAIN, VALIDATION, write_exports
+from xrec.features.sequence_files import write_exports
 from xrec.ranking.eligibility import eligible_items
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
@@ -33,7 +35,7 @@ def run(context: StageContext) -> Figures:
             eligible,
             sequence,
             num_buckets=context.settings.num_buckets,
-            vectors=_item_vectors(context, fold),
+            vectors=given_vectors(tables, fold, sequence),
         )
         for fold in folds
     ]
@@ -47,23 +49,7 @@ def run(context: StageContext) -> Figures:
     tables.write("sequences", windows, fold=folds)
     exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
-    main_export = next(export for export in exports if export.fold == context.main_fold.name)
-    return {
-        "objective": sequence.objective,
-        "item_vectors": sequence.item_vectors or "none",
-        "vocabulary": f"{main_export.vocabulary_size:,} items",
-        "training windows": f"{main_export.rows[TRAIN] * main_export.num_shards:,}",
-        "validation windows": f"{main_export.rows[VALIDATION] * main_export.num_shards:,}",
-        "shards": f"{main_export.num_shards}",
-    }
-
-
-def _item_vectors(context: StageContext, fold: str) -> DataFrame | None:
-    """The fold's vectors that the models are given for their items, if any."""
-    model = context.settings.sequence.item_vectors
-    if model is None:
-        return None
-    return context.tables.read("vectors", fold=fold, model=model).where(F.col(C.KIND) == "item")
+    return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)
 
 
 if __name__ == "__main__":

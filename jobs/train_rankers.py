@@ -4,6 +4,9 @@
 ./spark-submit.sh jobs/train_rankers.py --set 'ranker.models=[logistic]'
 """
 
+from functools import reduce
+
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -14,6 +17,7 @@ from xrec.ranking.rankers import rank_folds
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
+from xrec.storage.tables import rows_from
 
 
 def run(context: StageContext) -> Figures:
@@ -39,7 +43,7 @@ def run(context: StageContext) -> Figures:
             candidates = tables.read("candidates", fold=fold.name).where(in_scope)
             features[fold] = folder.keep(feature_rows(candidates, facts, sources, settings.ranking))
             context.say(f"{fold.name}: features done")
-        lists = rank_folds(
+        ranked = rank_folds(
             features,
             tables.read("targets"),
             learned_from,
@@ -49,11 +53,13 @@ def run(context: StageContext) -> Figures:
             k=longest,
             calibrated=context.judged_folds,
         )
-        tables.write("candidates", lists, fold=[fold.name for fold in learned_from], source=list(models))
-    return {
-        "rankers": ", ".join(models),
-        "learned_from": ", ".join(fold.name for fold in learned_from.get(context.main_fold, [])),
-    }
+        # Also without any rows: those of an earlier run would stay.
+        rows = reduce(DataFrame.unionByName, ranked.values(), rows_from(context.spark, "candidates", []))
+        tables.write("candidates", rows, fold=[fold.name for fold in learned_from], source=list(models))
+    known = ", ".join(fold.name for fold in learned_from.get(context.main_fold, []))
+    if context.main_fold not in ranked:
+        return {"rankers": f"none (of what was proposed in {known} nothing was bought)"}
+    return {"rankers": ", ".join(models), "learned_from": known}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from xrec.features.staged_vectors import find_staged, read_vectors
 from xrec.sequence.launch import _run_in_tasks
 from xrec.sequence.progress import load_progress
 from xrec.sequence.ranks import train_all
-from xrec.sequence.spec import LaunchError
-from xrec.storage.files import read_json, write_json
+from xrec.sequence.spec import LaunchError, RankError
+from xrec.storage.files import exists, read_json, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
 
@@ -41,10 +41,13 @@ def losses(progress: Any) -> list[float]:
     return [epoch.loss for epoch in progress.epochs]
 
 
-def train_here(model: str, root: Path) -> Any:
+NEW_CATEGORIES = {"objective": "new_categories", "item_vectors": "als"}
+
+
+def train_here(model: str, root: Path, **sequence: Any) -> Any:
     """The same world and settings in this one process."""
-    settings = settings_at(root, epochs=EPOCHS)
-    write_world(root, settings)
+    settings = settings_at(root, epochs=EPOCHS, **sequence)
+    write_world(root, settings, tastes=bool(sequence), vectors=bool(sequence))
     return settings, train_all([spec_of(model, settings)])[0]
 
 
@@ -87,9 +90,9 @@ def test_two_processes_of_horovodrun_take_the_steps_of_one(tmp_path: Path) -> No
 
 @pytest.mark.spark
 def test_two_processes_of_spark_take_the_steps_of_one(spark: SparkSession, tmp_path: Path) -> None:
-    _, expected = train_here("transformer", tmp_path / "one")
-    two = settings_at(tmp_path / "two", epochs=EPOCHS)
-    write_world(tmp_path / "two", two)
+    _, expected = train_here("transformer", tmp_path / "one", **NEW_CATEGORIES)
+    two = settings_at(tmp_path / "two", epochs=EPOCHS, **NEW_CATEGORIES)
+    write_world(tmp_path / "two", two, tastes=True, vectors=True)
     lines: list[tuple[str, float]] = []
     progress = _run_in_tasks(spark, [spec_of("transformer", two)], lambda line: lines.append((line, time.monotonic())))[
         0
@@ -106,6 +109,23 @@ def test_two_processes_of_spark_take_the_steps_of_one(spark: SparkSession, tmp_p
     )
     rows = read_vectors(spark, *find_staged(two, FOLD, "transformer"))
     assert {tuple(row) for row in rows.groupBy(C.KIND).count().collect()} == {("user", 400), ("item", VOCABULARY)}
+
+
+@pytest.mark.spark
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # Horovod's, whose Spark job ends with it
+def test_what_a_rank_cannot_go_on_with_is_said_in_its_words(spark: SparkSession, tmp_path: Path) -> None:
+    """And no more by the next launch, which has nothing to complain of."""
+    settings = settings_at(tmp_path, epochs=1)
+    write_world(tmp_path, settings, num_users=20, target_weight=0.0)
+    with pytest.raises(RankError, match=f"^fold {FOLD}: found no event to learn from .* lower sequence.min_buyers"):
+        _run_in_tasks(spark, [spec_of("gru", settings)], lambda line: None)
+    other = settings_at(tmp_path / "other", epochs=1)
+    write_world(tmp_path / "other", other, num_users=20)
+    write_json(f"{spec_of('gru', other).journal}.error", {"message": "long ago"})
+    assert _run_in_tasks(spark, [spec_of("gru", other)], lambda line: None)[0].last == 1
+    assert not exists(f"{spec_of('gru', other).journal}.error")
 
 
 @pytest.mark.spark

@@ -155,7 +155,7 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
 
     def ranked(rows: list[Any]) -> DataFrame:
         known = spark.createDataFrame(rows, TARGETS)
-        return rank_folds(
+        of_folds = rank_folds(
             features,
             known,
             learned_from,
@@ -165,6 +165,7 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
             k=5,
             calibrated=list(features),
         )
+        return of_folds[folds[2]]
 
     found = ranked(targets)
     assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]
@@ -186,6 +187,28 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     alone = lists_of(ranked(targets))
     assert {key[1] for key in alone} == {"logistic"}
     assert all(lists[key] == items for key, items in alone.items())
+
+
+def test_a_fold_whose_older_folds_teach_nothing_is_not_ranked(spark: SparkSession, tmp_path: Path) -> None:
+    """Nobody bought what was proposed in the oldest fold, or nobody had a target at all; the newer one is ranked by its own."""
+    folds = [fold(1), fold(2), fold(3, "test")]
+    features, targets = learning_world(spark, folds, 0)
+    learned_from = {folds[1]: folds[:1], folds[2]: folds[:2]}
+    elsewhere = [target(folds[0], user, 99) for user in range(NUM_USERS)]
+    for of_the_oldest in (elsewhere, []):
+        rows = [*of_the_oldest, *[one for one in targets if one[0] != folds[0].name]]
+        ranked = rank_folds(
+            features,
+            spark.createDataFrame(rows, TARGETS),
+            learned_from,
+            SOURCES,
+            settings_of(tmp_path, "ranker.models=[logistic]"),
+            SharedFolder(str(tmp_path / "shared")),
+            k=5,
+            calibrated=list(features),
+        )
+        assert list(ranked) == [folds[2]]
+        assert {key[0] for key in lists_of(ranked[folds[2]])} == {folds[2].name}
 
 
 # --- what serves

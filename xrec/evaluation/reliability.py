@@ -36,6 +36,13 @@ def labelled_lists(lists: DataFrame, targets: DataFrame, *, scope: str) -> DataF
     return lists.where(F.col(C.SCOPE) == scope).join(bought, key, how="left").fillna(0.0, [LABEL])
 
 
+def has_both_labels(labelled: DataFrame) -> bool:
+    """Whether some rows were bought and some were not: a model has nothing to learn from others."""
+    labels = labelled.agg(F.min(LABEL), F.max(LABEL)).first()
+    assert labels is not None
+    return (labels[0], labels[1]) == (0.0, 1.0)
+
+
 def reliability_of(rows: FoldRows, models: Sequence[str], scope: str, settings: Evaluation) -> DataFrame:
     """A fold's lists up to the first of ``evaluation.ks`` to rows of ``reliability`` (without run_id): each model's bins.
 

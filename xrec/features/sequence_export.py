@@ -42,6 +42,13 @@ def num_categories_of(eligible: DataFrame) -> int:
     return 1 if last is None or last[0] is None else int(last[0]) + 1
 
 
+def given_vectors(tables: Tables, fold: str, sequence: Sequence) -> DataFrame | None:
+    """A fold's vectors that the models are given for their items (``sequence.item_vectors``), if any."""
+    if sequence.item_vectors is None:
+        return None
+    return tables.read("vectors", fold=fold, model=sequence.item_vectors).where(F.col(C.KIND) == "item")
+
+
 def build_vocabulary(
     training_events: DataFrame,
     eligible: DataFrame,
@@ -57,7 +64,7 @@ def build_vocabulary(
     eligible
         The items that may be recommended, with ``category_code``.
     vectors
-        The fold's items of ``vectors`` that the models are given (``sequence.item_vectors``); None: none.
+        Those of :func:`given_vectors`; None: none.
     """
     items = (
         training_events.groupBy(C.FOLD, C.ITEM_IDX)
@@ -116,8 +123,8 @@ def build_windows(
 def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame, num_categories: int) -> DataFrame:
     """One row a (fold, user): ``touches`` has for each category how many of his known events came since he has it, or null.
 
-    They are counted from the basket in which an event first touched the category, the basket included; all events touch, also
-    those of items that have no token.
+    They are counted from the basket in which an event first touched the category, the basket included; all counting events touch,
+    also those of items that have no token, and for good: ``categories.look_back_days`` is not asked.
     """
     user = [C.FOLD, C.USER_IDX]
     tokens = known.select(C.FOLD, C.ITEM_IDX, C.TOKEN)
@@ -292,6 +299,18 @@ def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings, 
             )
         )
     return exports
+
+
+def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
+    """One fold's export, for the summary."""
+    return {
+        "objective": sequence.objective,
+        "item_vectors": sequence.item_vectors or "none",
+        "vocabulary": f"{export.vocabulary_size:,} items",
+        "training windows": f"{export.rows[TRAIN] * export.num_shards:,}",
+        "validation windows": f"{export.rows[VALIDATION] * export.num_shards:,}",
+        "shards": f"{export.num_shards}",
+    }
 
 
 def _rows_of_each_shard(table: str, version: int, fold: str, split: str, num_shards: int) -> int:

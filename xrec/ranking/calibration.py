@@ -21,7 +21,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.reliability import LABEL, labelled_lists
+from xrec.evaluation.reliability import LABEL, has_both_labels, labelled_lists
 
 _VECTOR = "features"
 _LEAST_SLOPE = 0.05
@@ -58,9 +58,7 @@ def fit_calibrations(
 
 
 def _fit(labelled: DataFrame) -> Calibration | None:
-    classes = labelled.agg(F.min(LABEL), F.max(LABEL)).first()
-    assert classes is not None
-    if classes[0] != 0.0 or classes[1] != 1.0:
+    if not has_both_labels(labelled):
         return None
     assembler = VectorAssembler(inputCols=[C.SCORE], outputCol=_VECTOR)
     regression: Any = LogisticRegression(featuresCol=_VECTOR, labelCol=LABEL, regParam=0.0, standardization=False)

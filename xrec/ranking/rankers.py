@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranker, Ranking, Settings
 from xrec.evaluation.folds import Fold
-from xrec.evaluation.reliability import LABEL
+from xrec.evaluation.reliability import LABEL, has_both_labels
 from xrec.evaluation.slices import scope_slice
 from xrec.ranking.calibration import Calibration, fit_calibrations, with_probabilities
 from xrec.ranking.features import feature_names, rank_of
@@ -57,8 +57,10 @@ def rank_folds(
     *,
     k: int,
     calibrated: Collection[Fold],
-) -> DataFrame:
+) -> dict[Fold, DataFrame]:
     """Each fold's K best candidates by each of ``ranker.models``: rows of ``candidates``, to be written while the ``folder`` lives.
+
+    A fold is left out where of the candidates of its older folds none was bought, or all: there is nothing to tell apart.
 
     The score is the probability that the user buys the item within the horizon, by the lists of an older fold where the fold is
     one of the ``calibrated``; of other folds the order alone counts, and the score does no more than undo the sampling.
@@ -75,12 +77,14 @@ def rank_folds(
     ranker, ranking = settings.ranker, settings.ranking
     by_sampling = dict.fromkeys(ranker.models, Calibration.of_sampling(ranker.negative_share))
     lists: dict[Fold, DataFrame] = {}
-    ranked = []
+    ranked: dict[Fold, DataFrame] = {}
     for fold, older in learned_from.items():
         known = reduce(DataFrame.unionByName, [features[one] for one in older])
         rows = folder.keep(
             training_rows(known, targets, scope=ranking.scope, share=ranker.negative_share, seed=settings.seed)
         )
+        if not has_both_labels(rows):
+            continue
         scored = features[fold]
         if _is_wanted(LOGISTIC, ranker):
             scored = _learn_logistic(rows, scored, sources, ranker, ranking)
@@ -89,8 +93,8 @@ def rank_folds(
         lists[fold] = folder.keep(_top_of(scored, ranker, k=k))
         newest = lists.get(older[-1]) if fold in calibrated else None
         fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
-        ranked.append(with_probabilities(lists[fold], by_sampling | fitted))
-    return reduce(DataFrame.unionByName, ranked)
+        ranked[fold] = with_probabilities(lists[fold], by_sampling | fitted)
+    return ranked
 
 
 def _is_wanted(model: str, ranker: Ranker) -> bool:

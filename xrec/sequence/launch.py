@@ -16,8 +16,8 @@ from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
 from xrec.sequence.journal import Following
 from xrec.sequence.progress import Progress
-from xrec.sequence.spec import LaunchError, TrainingSpec
-from xrec.storage.files import absolute
+from xrec.sequence.spec import LaunchError, RankError, TrainingSpec
+from xrec.storage.files import absolute, exists, read_json, remove, write_json
 
 Figures = dict[str, str]
 
@@ -39,6 +39,8 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
     ------
     LaunchError
         Spark has fewer task slots, or the processes do not all start in time.
+    RankError
+        A rank found something wrong.
     """
     import horovod.spark  # noqa: PLC0415 - it imports pyspark, which a rank on a GPU host does not have
 
@@ -51,6 +53,7 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             f"executor cores, or set sequence.num_processes={slots}"
         )
     journal = specs[0].journal
+    remove(_complaint(journal))
     try:
         with Following(journal, say):
             answers = horovod.spark.run(
@@ -69,6 +72,10 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             f"not all training processes started within sequence.start_timeout={sequence.start_timeout} s: {need}; other "
             f"applications may hold them ({error})"
         ) from None
+    except RuntimeError:
+        if not exists(_complaint(journal)):
+            raise
+        raise RankError(read_json(_complaint(journal))["message"]) from None
     return list(answers[0])
 
 
@@ -99,4 +106,15 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
 def _as_rank(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
     from xrec.sequence.ranks import train_all  # noqa: PLC0415 - it imports torch
 
-    return train_all(specs, journal)
+    try:
+        return train_all(specs, journal)
+    except ValueError as error:
+        # Horovod tells the driver no more than that a process has ended.
+        if journal is not None:
+            write_json(_complaint(journal), {"message": str(error)})
+        raise
+
+
+def _complaint(journal: str) -> str:
+    """Where a rank leaves what it could not go on with."""
+    return f"{journal}.error"

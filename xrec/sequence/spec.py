@@ -14,6 +14,10 @@ class LaunchError(ValueError):
     """Processes that cannot all start; the message says what is missing."""
 
 
+class RankError(ValueError):
+    """What a rank in a Spark task could not go on with, in its own words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """A model of one fold: the same on every rank."""

@@ -58,11 +58,7 @@ class Trainer:
         self.vocabulary = Vocabulary.read(spec)
         self.targets = TargetDistribution.count(self.train_shards, self.vocabulary, self.sequence, device)
         if not self.targets.probabilities.any():
-            raise TrainingError(
-                f"fold {spec.export.fold}: found no event to learn from (sequence.objective: {self.sequence.objective}, "
-                f"sequence.targets: {self.sequence.targets}), expected users with at least two events of items in the vocabulary, "
-                "of different categories where the objective is new_categories; lower sequence.min_buyers"
-            )
+            raise TrainingError(nothing_to_learn_from(spec))
         torch.manual_seed(key_of(self.seed))
         self.model_settings = model_settings(
             spec.model, self.sequence, spec.export.vocabulary_size, self.vocabulary.given_dim
@@ -242,6 +238,19 @@ class Trainer:
         progress.closed = True
         if hvd.rank() == 0:
             save_progress(self.spec.checkpoint, progress)
+
+
+def nothing_to_learn_from(spec: TrainingSpec) -> str:
+    """What is wrong where nothing is asked of any window, and what to do."""
+    sequence = spec.settings.sequence
+    asks_new = sequence.objective == "new_categories"
+    buy = ", of which some buy of a second category" if asks_new else ""
+    other = ", set sequence.objective=next_event" if asks_new else ""
+    return (
+        f"fold {spec.export.fold}: found no event to learn from (sequence.objective: {sequence.objective}, sequence.targets: "
+        f"{sequence.targets}), expected users with at least two events of items in the vocabulary{buy}; lower "
+        f"sequence.min_buyers{other}, or leave gru and transformer out of ranking.sources"
+    )
 
 
 def schedule(step: int, num_steps: int) -> float:
