@@ -151,7 +151,8 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     folds = [fold(1), fold(2), fold(3, "test")]
     features, targets = learning_world(spark, folds, 0)
     learned_from = {folds[2]: folds[:2]}
-    settings = settings_of(tmp_path)
+    learned = ("logistic", "trees", "listwise", "ensemble")
+    settings = settings_of(tmp_path, f"ranker.models=[{','.join(learned)}]")
 
     def ranked(rows: list[Any]) -> DataFrame:
         known = spark.createDataFrame(rows, TARGETS)
@@ -170,12 +171,12 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     found = ranked(targets)
     assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]
     lists = lists_of(found)
-    assert {key[:2] for key in lists} == {(folds[2].name, model) for model in ("logistic", "trees", "ensemble")}
+    assert {key[:2] for key in lists} == {(folds[2].name, model) for model in learned}
     scores = [row[C.SCORE] for row in found.collect()]
     assert 0 < min(scores) < max(scores) < 1, "a score is a probability"
     wanted = {(name, user, item) for name, user, item, *_ in targets}
     chance = len([one for one in wanted if one[0] == folds[2].name]) / (NUM_USERS * 10)
-    for model in ("logistic", "trees", "ensemble"):
+    for model in learned:
         first = [(folds[2].name, user, lists[folds[2].name, model, user][0]) in wanted for user in range(NUM_USERS)]
         assert np.mean(first) > 2 * chance, model
     # What is known of the judged folds alone, turned round, changes no list of theirs.

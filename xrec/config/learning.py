@@ -351,8 +351,9 @@ class Ranking(Frozen):
 class Ranker(Frozen):
     """Rankers that learn from older folds which candidates are bought."""
 
-    models: tuple[Literal["logistic", "trees", "ensemble"], ...] = ("logistic", "trees", "ensemble")
-    """What is learned: a logistic regression, boosted trees, both together (the mean of their log-odds); empty: nothing."""
+    models: tuple[Literal["logistic", "trees", "listwise", "ensemble"], ...] = ("logistic", "trees", "ensemble")
+    """What is learned: a logistic regression, boosted trees, both together (ensemble: the mean of their log-odds), trees that \
+learn the order of a user's list (listwise); empty: nothing."""
     num_trees: Count = 200
     """Boosting rounds."""
     max_depth: Count = 3

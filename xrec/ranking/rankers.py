@@ -2,7 +2,8 @@
 
 - logistic: a regression on the votes 1 / (c + rank) of the sources and the other features, what is missing counted as 0
 - trees: gradient-boosted trees (Chen, Guestrin 2016), which know missing from small
-- ensemble: the mean of the two log-odds
+- listwise: trees that learn the order of each user's candidates, by what a swap of two changes his NDCG (LambdaMART, Burges 2010)
+- ensemble: the mean of the log-odds of logistic and trees
 
 A row is a candidate of a user with a target; its label is whether he bought it within the horizon. A ranker of a fold learns
 from the select folds before it alone. The score that a candidate gets is the probability of its :mod:`xrec.ranking.calibration`.
@@ -30,10 +31,16 @@ from xrec.ranking.calibration import Calibration, fit_calibrations, with_probabi
 from xrec.ranking.features import feature_names, rank_of
 from xrec.storage.shared import SharedFolder
 
-LOGISTIC, TREES, ENSEMBLE = "logistic", "trees", "ensemble"
-_VECTOR, _PROBABILITY = "features", "probability"
+LOGISTIC, TREES, LISTWISE, ENSEMBLE = "logistic", "trees", "listwise", "ensemble"
+_LEARNED = (LOGISTIC, TREES, LISTWISE)
+"""What is learned; the ensemble is made of it."""
+_VECTOR, _PROBABILITY, _LIST = "features", "probability", "list"
 _KEY = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
 _PARTS = 1 << 20
+_PAIRS_A_ROW = 8
+"""Swaps that a row of a list is in, at least."""
+_LIST_CHILD_WEIGHT = 1.0
+"""Weight that a leaf needs where trees learn orders: a row's weight is what its swaps change, far less than p (1 - p)."""
 
 
 def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share: float, seed: int) -> DataFrame:
@@ -90,6 +97,8 @@ def rank_folds(
             scored = _learn_logistic(rows, scored, sources, ranker, ranking)
         if _is_wanted(TREES, ranker):
             scored = _learn_trees(rows, scored, sources, ranker, seed=settings.seed)
+        if _is_wanted(LISTWISE, ranker):
+            scored = _learn_order(rows, scored, sources, ranker, seed=settings.seed)
         lists[fold] = folder.keep(_top_of(scored, ranker, k=k))
         newest = lists.get(older[-1]) if fold in calibrated else None
         fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
@@ -98,7 +107,7 @@ def rank_folds(
 
 
 def _is_wanted(model: str, ranker: Ranker) -> bool:
-    return model in ranker.models or ENSEMBLE in ranker.models
+    return model in ranker.models or (model in (LOGISTIC, TREES) and ENSEMBLE in ranker.models)
 
 
 def _learn_logistic(
@@ -139,29 +148,61 @@ def _learn_trees(
     """The feature rows with the log-odds of boosted trees on training rows."""
     from xgboost.spark import SparkXGBClassifier  # noqa: PLC0415 - it takes a second, and only trees need it
 
+    trees = SparkXGBClassifier(probability_col=_PROBABILITY, **_growth(sources, ranker, seed))
+    scored: DataFrame = trees.fit(_spread(rows, ranker)).transform(features)
+    return scored.select(*features.columns, _log_odds().alias(TREES))
+
+
+def _learn_order(
+    rows: DataFrame, features: DataFrame, sources: Sequence[str], ranker: Ranker, *, seed: int
+) -> DataFrame:
+    """The feature rows with the score of trees that learn the order within a user's list of a fold.
+
+    Swaps of two rows drawn at random are learned from, so that not the first places alone count: older folds are few.
+    """
+    from xgboost.spark import SparkXGBRanker  # noqa: PLC0415 - as above
+
+    growth = _growth(sources, ranker, seed) | {"min_child_weight": _LIST_CHILD_WEIGHT}
+    trees = SparkXGBRanker(
+        qid_col=_LIST,
+        objective="rank:ndcg",
+        lambdarank_pair_method="mean",
+        lambdarank_num_pair_per_sample=_PAIRS_A_ROW,
+        **growth,
+    )
+    folds = sorted(row[0] for row in rows.select(C.FOLD).distinct().collect())
+    # XGBoost wants numbers that fit into 32 bits without a sign, and a list's rows together.
+    place = F.array_position(F.array(*map(F.lit, folds)), F.col(C.FOLD)) - 1
+    lists = rows.withColumn(_LIST, F.col(C.USER_IDX).cast("long") * len(folds) + place)
+    scored: DataFrame = trees.fit(_spread(lists, ranker)).transform(features)
+    return scored.select(*features.columns, F.col("prediction").alias(LISTWISE))
+
+
+def _growth(sources: Sequence[str], ranker: Ranker, seed: int) -> dict[str, Any]:
+    """How trees grow, whatever they learn."""
     # It reports every phase of every fit as information.
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
-    trees = SparkXGBClassifier(
-        features_col=feature_names(sources),
-        label_col=LABEL,
-        probability_col=_PROBABILITY,
-        num_workers=ranker.num_workers,
-        n_estimators=ranker.num_trees,
-        max_depth=ranker.max_depth,
-        learning_rate=ranker.learning_rate,
-        subsample=ranker.row_share,
-        colsample_bytree=ranker.feature_share,
-        min_child_weight=ranker.min_child_weight,
-        reg_lambda=ranker.reg_lambda,
-        tree_method="hist",
-        random_state=seed % (1 << 31),
-        verbosity=0,
-        verbose=False,
-    )
-    # A worker's rows are those of its users, in order: the same on every run.
-    spread = rows.repartition(ranker.num_workers, C.USER_IDX).sortWithinPartitions(*_KEY)
-    scored: DataFrame = trees.fit(spread).transform(features)
-    return scored.select(*features.columns, _log_odds().alias(TREES))
+    return {
+        "features_col": feature_names(sources),
+        "label_col": LABEL,
+        "num_workers": ranker.num_workers,
+        "n_estimators": ranker.num_trees,
+        "max_depth": ranker.max_depth,
+        "learning_rate": ranker.learning_rate,
+        "subsample": ranker.row_share,
+        "colsample_bytree": ranker.feature_share,
+        "min_child_weight": ranker.min_child_weight,
+        "reg_lambda": ranker.reg_lambda,
+        "tree_method": "hist",
+        "random_state": seed % (1 << 31),
+        "verbosity": 0,
+        "verbose": False,
+    }
+
+
+def _spread(rows: DataFrame, ranker: Ranker) -> DataFrame:
+    """A worker's rows are those of its users, in order: the same on every run."""
+    return rows.repartition(ranker.num_workers, C.USER_IDX).sortWithinPartitions(*_KEY)
 
 
 def _log_odds() -> Column:
@@ -171,8 +212,8 @@ def _log_odds() -> Column:
 
 
 def _top_of(scored: DataFrame, ranker: Ranker, *, k: int) -> DataFrame:
-    """Rows with the log-odds of the models to rows of ``candidates``, log-odds as score: each user's K best, ties by item."""
-    score = {model: F.col(model) for model in (LOGISTIC, TREES) if _is_wanted(model, ranker)}
+    """Rows with the scores of the models to rows of ``candidates``: each user's K best, ties by item."""
+    score = {model: F.col(model) for model in _LEARNED if _is_wanted(model, ranker)}
     if ENSEMBLE in ranker.models:
         score[ENSEMBLE] = (score[LOGISTIC] + score[TREES]) / 2
     kinds = [
