@@ -11,7 +11,7 @@ XX'R = reg (I - R), the row of u in XP is R_u X / reg. As XB = X - XP diag(1 / P
     score(u, j) = x_uj - (R x_j)_u / (1 - q_j),        1 - q_j in (0, 1].
 
 Array names carry their shape: N users or items, the fewer of them; U users, I items, J items that may be recommended, T of a
-tile, B users of a block.
+tile, B users of a block, H what these had among the targets.
 """
 
 from __future__ import annotations
@@ -279,11 +279,18 @@ def _score_users(
         of_users, (targets, place_J, scale_J) = _read_users(shared, weights), _read_scales(scales, items)
         place_B = np.searchsorted(of_users.pairs.user_idx_U, batch.column(C.USER_IDX).to_numpy())
         residual_UB = of_users.residual_UU[place_B].T.astype(np.float64, order="C")
+        # What the block's users had among the targets, by target.
+        had_BI = of_users.pairs.had_UI[place_B].tocoo()
+        target, is_target = np.searchsorted(place_J, had_BI.col), np.isin(had_BI.col, place_J)
+        order = np.argsort(target[is_target], kind="stable")
+        target_H, row_H = target[is_target][order], had_BI.row[is_target][order]
 
         def score(start: int, stop: int) -> Array:
             # An item's users by rising index, so that blocks do not matter.
-            had_TU = of_users.had_IU[place_J[start:stop]]
-            scores_BT: Array = (had_TU[:, place_B].toarray() + (had_TU @ residual_UB) * scale_J[start:stop, None]).T
+            scores_TB = (of_users.had_IU[place_J[start:stop]] @ residual_UB) * scale_J[start:stop, None]
+            here = slice(*np.searchsorted(target_H, (start, stop)))
+            scores_TB[target_H[here] - start, row_H[here]] += 1.0
+            scores_BT: Array = scores_TB.T
             return scores_BT
 
         return top_of_tiles(batch, targets, score, tile_items=tile_items, k=k)

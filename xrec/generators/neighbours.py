@@ -24,12 +24,8 @@ from xrec.ranking.topk import (
     TopItems,
     build_masks,
     flatten,
-    kth_scores,
     map_user_blocks,
     masked_by,
-    merge,
-    no_items,
-    propose,
     values_of,
 )
 from xrec.storage.shared import SharedFolder, SharedRows
@@ -82,16 +78,18 @@ def score_profiles(
     tile_items, k = ranking.tile_items, ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
+        from xrec.generators.compiled import sum_rows  # noqa: PLC0415 - numba takes a second, and most tasks need none
+
         similar = _read_similar(edges, items, tile_items)
         (row, entry), (_, weight) = flatten(batch.column(PROFILE)), flatten(batch.column(PROFILE_WEIGHTS))
         known = entry < similar.num_entries
-        profile_UP = sparse.csr_matrix(
-            (weight[known], (row[known], entry[known])), shape=(batch.num_rows, similar.num_entries)
-        )
+        first_U = np.searchsorted(row[known], np.arange(batch.num_rows + 1))
+        profiles = first_U, entry[known], weight[known]
 
-        def score(start: int, stop: int) -> Array:  # noqa: ARG001 - the tiles are cut already
-            scores_UT: Array = (profile_UP @ similar.tiles[start // tile_items]).toarray()
-            return scores_UT
+        def score(start: int, stop: int) -> Array:
+            sum_UT = np.empty((batch.num_rows, stop - start))
+            sum_rows(*profiles, *similar.tiles[start // tile_items], sum_UT)
+            return sum_UT
 
         return top_of_tiles(batch, similar.targets, score, tile_items=tile_items, k=k)
 
@@ -121,19 +119,31 @@ def top_of_tiles(
     ``score(start, stop)`` gives the matrix (users, targets from start to stop) in float64; a score is its float32, times the
     target's trend where the targets have one.
     """
-    masks, best = build_masks(batch, targets), no_items()
-    kth_U = np.full(batch.num_rows, -np.inf)
+    from xrec.ranking import scan  # noqa: PLC0415 - as above
+
+    masks = build_masks(batch, targets)
+    seen_S, next_seen_U = masks.seen()
+    class_I = targets.category_I if targets.class_I is None else targets.class_I
+    key_UK = np.full((batch.num_rows, k), scan.EMPTY)
     for start in range(0, len(targets.item_idx_I), tile_items):
         stop = min(start + tile_items, len(targets.item_idx_I))
-        exact_UT = score(start, stop)
+        score_UT = score(start, stop)
         if targets.trend_I is not None:
-            exact_UT = exact_UT * targets.trend_I[start:stop]
-        tile_UT = exact_UT.astype(np.float32)
-        np.putmask(tile_UT, masks.forbidden(start, stop) | (tile_UT <= 0), -np.inf)
-        row, column = propose(tile_UT, kth_U, 0.0, k)
-        best = merge(best, row, targets.item_idx_I[start:stop][column], tile_UT[row, column], k=k)
-        kth_U = kth_scores(best, batch.num_rows, k)
-    return best
+            score_UT = score_UT * targets.trend_I[start:stop]
+        scan.take(
+            np.ascontiguousarray(score_UT, dtype=np.float32),
+            start,
+            masks.excluded_UC,
+            seen_S,
+            next_seen_U,
+            targets.category_I,
+            class_I,
+            targets.item_idx_I,
+            key_UK,
+        )
+    best_UK = key_UK[:, ::-1]
+    row, place = np.nonzero(best_UK != scan.EMPTY)
+    return TopItems(row, *scan.unpack(best_UK[row, place]), place + 1)
 
 
 def targets_without_vectors(items: pa.Table, wanted_idx: Array) -> ItemBlock:
@@ -163,16 +173,19 @@ def largest(values: Array, ties_by: Array, k: int) -> Array:
 
 
 class _Similar(NamedTuple):
-    """The similarities of all entries of profiles (rows) to the targets (columns of the tiles)."""
+    """The similarities of all entries of profiles to the targets."""
 
     targets: ItemBlock
     """The items that may be recommended, with vectors of length zero: their indexes and categories are for the masks."""
-    tiles: list[sparse.csr_matrix]
+    tiles: list[tuple[Array, Array, Array]]
+    """Of each tile of targets where the rows of the entries begin, their targets within it, and their similarities."""
     num_entries: int
 
 
 @lru_cache(maxsize=1)
 def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Similar:
+    from xrec.generators.compiled import Rows  # noqa: PLC0415 - as above
+
     eligible, table = items.read(), edges.read()
     entry, target, similarity = (table[name].to_numpy() for name in (C.PROFILE_IDX, C.NEIGHBOUR_IDX, C.SIMILARITY))
     eligible_idx = eligible[C.ITEM_IDX].to_numpy()
@@ -187,8 +200,9 @@ def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Sim
         (similarity.astype(np.float64), (entry, place[target])),
         shape=(int(entry.max(initial=0)) + 1, max(len(targets), 1)),
     )
+    tiles = [similar_PI[:, start : start + tile_items] for start in range(0, len(targets), tile_items)]
     return _Similar(
         targets=targets_without_vectors(eligible, targets),
-        tiles=[similar_PI[:, start : start + tile_items] for start in range(0, len(targets), tile_items)],
+        tiles=[(*Rows.of(tile), tile.data) for tile in tiles],
         num_entries=similar_PI.shape[0],
     )

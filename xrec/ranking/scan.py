@@ -34,7 +34,7 @@ UNDERFLOW = 2.0**-97
 """What is added to |u| |v| in a bound of the error: products too small for a float32."""
 
 
-def _compiled(signature: Any) -> Callable[[Function], Function]:
+def compiled(signature: Any) -> Callable[[Function], Function]:
     """Compile now, or take from numba's cache what was compiled for this kind of CPU.
 
     The cache lies in ``__pycache__`` beside this file; where that cannot be written, as in a package that belongs to root, in
@@ -52,26 +52,30 @@ def _compiled(signature: Any) -> Callable[[Function], Function]:
     return decorate
 
 
-def _read(dtype: Any, dims: int) -> Any:
+def read(dtype: Any, dims: int) -> Any:
+    """The type of an array that is only read."""
     return types.Array(dtype, dims, "C", readonly=True)
 
 
-def _write(dtype: Any, dims: int) -> Any:
+def write(dtype: Any, dims: int) -> Any:
+    """The type of an array that is written."""
     return types.Array(dtype, dims, "C")
 
 
 _F4, _F8, _I4, _I8 = types.float32, types.float64, types.int32, types.int64
-_VECTORS, _KEYS = _read(_F4, 2), _write(_I8, 2)
+_VECTORS, _KEYS = read(_F4, 2), write(_I8, 2)
+_LEAST_SCORE = np.float32(2.0**-149)
+"""The smallest float32 above 0."""
 
 
-@_compiled(_I8(_F4, _I8))
-def _key(value: np.float32, item_idx: int) -> np.int64:
+@compiled(_I8(_F4, _I8))
+def key_of(value: np.float32, item_idx: int) -> np.int64:
     """The greater value first, then the smaller item index."""
     bits = np.float32(value).view(np.int32)  # ordered as the value is, but negative ones backwards
     return (np.int64(bits ^ ((bits >> 31) & _LOW)) << 32) | (_LOW - item_idx)
 
 
-@_compiled(_F4(_I8))
+@compiled(_F4(_I8))
 def _value(key: np.int64) -> np.float32:
     bits = np.int32(key >> 32)
     value: np.float32 = np.int32(bits ^ ((bits >> 31) & _LOW)).view(np.float32)
@@ -84,7 +88,7 @@ def unpack(key_P: Array) -> tuple[Array, Array]:
     return (_LOW - (key_P & _LOW)).astype(np.int32), (bits ^ ((bits >> 31) & np.int32(_LOW))).view(np.float32)
 
 
-@_compiled(_F4(_read(_F4, 1), _read(_F4, 1), _write(_F8, 1)))
+@compiled(_F4(read(_F4, 1), read(_F4, 1), write(_F8, 1)))
 def score(user_D: Array, item_D: Array, sums_D: Array) -> np.float32:
     """The score by its definition; ``sums_D`` is working space."""
     width = len(user_D)
@@ -99,7 +103,7 @@ def score(user_D: Array, item_D: Array, sums_D: Array) -> np.float32:
     return np.float32(sums_D[0] + 0.0)  # + 0.0: a product of -0.0 scores 0.0
 
 
-@_compiled(types.void(_VECTORS, _VECTORS, _read(_I8, 1), _read(_I8, 1), _write(_F4, 1)))
+@compiled(types.void(_VECTORS, _VECTORS, read(_I8, 1), read(_I8, 1), write(_F4, 1)))
 def score_pairs(vectors_UD: Array, vectors_ID: Array, row_P: Array, column_P: Array, scores_P: Array) -> None:
     """The scores of the pairs (row of users, row of items)."""
     sums_D = np.empty(vectors_UD.shape[1], np.float64)
@@ -107,8 +111,8 @@ def score_pairs(vectors_UD: Array, vectors_ID: Array, row_P: Array, column_P: Ar
         scores_P[p] = score(vectors_UD[row_P[p]], vectors_ID[column_P[p]], sums_D)
 
 
-@_compiled(types.void(_KEYS, _I8, _I8, _I8))
-def _replace_least(key_UB: Array, u: int, k: int, key: np.int64) -> None:
+@compiled(types.void(_KEYS, _I8, _I8, _I8))
+def replace_least(key_UB: Array, u: int, k: int, key: np.int64) -> None:
     """Put a key among a user's best, the least of which leaves."""
     at = 0
     while at + 1 < k and key_UB[u, at + 1] < key:
@@ -117,7 +121,7 @@ def _replace_least(key_UB: Array, u: int, k: int, key: np.int64) -> None:
     key_UB[u, at] = key
 
 
-@_compiled(_I8(_KEYS, _I8, _I8, _I8, _F4))
+@compiled(_I8(_KEYS, _I8, _I8, _I8, _F4))
 def _compress(key_UB: Array, u: int, k: int, count: int, floor: np.float32) -> int:
     """Drop what lies below the floor beside a user's best; returns the places that remain in use."""
     kept = k
@@ -128,7 +132,7 @@ def _compress(key_UB: Array, u: int, k: int, count: int, floor: np.float32) -> i
     return kept
 
 
-@_compiled(types.void(_KEYS, _I8, _I8, _I8, _VECTORS, _VECTORS, _read(_I4, 1)))
+@compiled(types.void(_KEYS, _I8, _I8, _I8, _VECTORS, _VECTORS, read(_I4, 1)))
 def _keep_best(
     key_UB: Array, u: int, k: int, count: int, vectors_UD: Array, vectors_ID: Array, position_of: Array
 ) -> None:
@@ -139,12 +143,12 @@ def _keep_best(
         if old != EMPTY:
             item_idx = _LOW - (old & _LOW)
             exact = score(user_D, vectors_ID[position_of[item_idx]], sums_D)
-            key = _key(exact + np.float32(0.0), item_idx)  # -0.0 and 0.0 are equal scores
+            key = key_of(exact + np.float32(0.0), item_idx)  # -0.0 and 0.0 are equal scores
             if key > key_UB[u, 0]:
-                _replace_least(key_UB, u, k, key)
+                replace_least(key_UB, u, k, key)
 
 
-@_compiled(_I8(_read(_F4, 2), _I8, _F4, _write(_I4, 1)))
+@compiled(_I8(read(_F4, 2), _I8, _F4, write(_I4, 1)))
 def _passing(tile_AT: Array, a: int, floor: np.float32, column_T: Array) -> int:
     """How many values of a row are at least the floor; their columns are written to ``column_T``."""
     values_T, found = tile_AT[a], 0
@@ -163,15 +167,52 @@ def _passing(tile_AT: Array, a: int, floor: np.float32, column_T: Array) -> int:
     return found
 
 
-_SCAN = _I8(
-    *(_read(_F4, 2), _I8, _write(_I8, 1), _F8),  # the tile
-    *(_VECTORS, _read(_F8, 1), _read(types.boolean, 2), _read(_I4, 1), _write(_I8, 1)),  # users
-    *(_VECTORS, _read(_F8, 1), *(_read(_I4, 1),) * 4),  # items
-    *(_I8, _KEYS, _write(_I8, 1), _write(_F4, 1)),  # the best so far
+_TAKE = types.void(
+    *(read(_F4, 2), _I8, read(types.boolean, 2), read(_I4, 1), write(_I8, 1)),  # the tile, users
+    *(*(read(_I4, 1),) * 3, _KEYS),  # items, the best so far
 )
 
 
-@_compiled(_SCAN)
+@compiled(_TAKE)
+def take(
+    score_UT: Array,
+    start: int,
+    excluded_UC: Array,
+    seen_S: Array,
+    next_seen_U: Array,
+    category_I: Array,
+    class_I: Array,
+    item_idx_I: Array,
+    key_UK: Array,
+) -> None:
+    """Take from the items ``start``, ``start`` + 1, ... what is among the users' best K, of exact scores above 0.
+
+    As :func:`scan`, of values that are scores already: their keys alone decide, and nothing is kept beside the best.
+    """
+    column_T = np.empty(score_UT.shape[1], np.int32)
+    for u in range(len(score_UT)):
+        seen, floor = next_seen_U[u], max(_value(key_UK[u, 0]), _LEAST_SCORE)
+        for found in range(_passing(score_UT, u, floor, column_T)):
+            position = start + column_T[found]
+            key = key_of(score_UT[u, column_T[found]], item_idx_I[position])
+            if key < key_UK[u, 0] or excluded_UC[u, category_I[position]] or excluded_UC[u, class_I[position]]:
+                continue
+            while seen_S[seen] < position:
+                seen += 1
+            if seen_S[seen] != position:
+                replace_least(key_UK, u, key_UK.shape[1], key)
+        next_seen_U[u] = seen
+
+
+_SCAN = _I8(
+    *(read(_F4, 2), _I8, write(_I8, 1), _F8),  # the tile
+    *(_VECTORS, read(_F8, 1), read(types.boolean, 2), read(_I4, 1), write(_I8, 1)),  # users
+    *(_VECTORS, read(_F8, 1), *(read(_I4, 1),) * 4),  # items
+    *(_I8, _KEYS, write(_I8, 1), write(_F4, 1)),  # the best so far
+)
+
+
+@compiled(_SCAN)
 def scan(
     tile_AT: Array,
     start: int,
@@ -227,10 +268,10 @@ def scan(
                 seen += 1
             if seen_S[seen] == position:
                 continue
-            key = _key(value, item_idx_I[position])
+            key = key_of(value, item_idx_I[position])
             least = key_UB[u, 0]
             if key > least:
-                _replace_least(key_UB, u, k, key)
+                replace_least(key_UB, u, k, key)
                 key = least  # it may still be among the best, by its exact score
                 floor = max(floor, np.float32(_value(key_UB[u, 0]) - 2 * error_all))
             if key == EMPTY or _value(key) < floor:
@@ -251,7 +292,7 @@ def scan(
     return remaining
 
 
-@_compiled(types.void(_VECTORS, _VECTORS, _read(_I4, 1), _I8, _KEYS, _read(_I8, 1), _read(_F4, 1)))
+@compiled(types.void(_VECTORS, _VECTORS, read(_I4, 1), _I8, _KEYS, read(_I8, 1), read(_F4, 1)))
 def finish(
     vectors_UD: Array, vectors_ID: Array, position_of: Array, k: int, key_UB: Array, count_U: Array, floor_U: Array
 ) -> None:

@@ -154,23 +154,14 @@ class Masks:
     def __init__(self, items: ItemBlock, excluded_UC: Array, seen_row: Array, seen_item: Array) -> None:
         """Take the (user row, category or class code) matrix, and the pairs (user row, item index) of seen items."""
         self.excluded_UC = excluded_UC
-        self._category_I, self._class_I = items.category_I, items.class_I
+        self._num_items = len(items.category_I)
         known = np.flatnonzero(seen_item < len(items.position_of))
         position = items.position_of[seen_item[known]]
         self._row, self._position = seen_row[known][position >= 0], position[position >= 0]
 
-    def forbidden(self, start: int, stop: int) -> Array:
-        """Matrix (users, items from start to stop): true where the user must not get the item."""
-        forbidden_UT = np.take(self.excluded_UC, self._category_I[start:stop], axis=1)
-        if self._class_I is not None:
-            forbidden_UT |= np.take(self.excluded_UC, self._class_I[start:stop], axis=1)
-        inside = (self._position >= start) & (self._position < stop)
-        forbidden_UT[self._row[inside], self._position[inside] - start] = True
-        return forbidden_UT
-
     def seen(self) -> tuple[Array, Array]:
         """Positions of seen items, ascending within a user, each user's closed by one beyond all; where each user's begin."""
-        num_users, beyond = len(self.excluded_UC), len(self._category_I)
+        num_users, beyond = len(self.excluded_UC), self._num_items
         rows = np.arange(num_users)
         keys = np.concatenate([self._row * (beyond + 1) + self._position, rows * (beyond + 1) + beyond])
         keys.sort()
@@ -267,24 +258,6 @@ def top_k_block(
     return TopItems(row, item_idx, score, place + 1)
 
 
-def propose(tile_UT: Array, kth_U: Array, error_U: Array | float, k: int) -> tuple[Array, Array]:
-    """The pairs (row, column) of a masked tile that may be among the users' best K: a superset of those that are.
-
-    ``kth_U`` is each user's K-th best score so far, -inf where there is none; ``error_U`` bounds |tile - score|.
-    """
-    floor_U = kth_U - error_U
-    unknown_U = np.isneginf(kth_U)
-    width = tile_UT.shape[1]
-    if width > k and unknown_U.any():
-        kth_largest = np.partition(tile_UT[unknown_U], width - k, axis=1)[:, width - k]
-        floor_U[unknown_U] = kth_largest - 2 * np.broadcast_to(error_U, kth_U.shape)[unknown_U]
-    # Rounded down, so that the comparison in float32 loses nothing; a masked pair (-inf) is never above the lowest float.
-    lowest = np.finfo(np.float32).min
-    floor_U = np.maximum(np.nextafter(floor_U.astype(np.float32), np.float32(-np.inf)), lowest)
-    row, column = np.nonzero(tile_UT >= floor_U[:, None])
-    return row, column
-
-
 def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) -> Array:
     """The scores (float32) of the pairs (row of users, column of the tile), as the module's text defines them."""
     from xrec.ranking import scan  # noqa: PLC0415 - as above
@@ -293,27 +266,6 @@ def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) ->
     row_P, column_P = (np.ascontiguousarray(part, dtype=np.int64) for part in (row, column))
     scan.score_pairs(vectors_UD, tile_TD, row_P, column_P, scores_P)
     return scores_P
-
-
-def merge(best: TopItems, row: Array, item_idx: Array, score: Array, *, k: int) -> TopItems:
-    """The best K a user of those so far and of further scored pairs."""
-    row, item_idx, score = (
-        np.concatenate(pair) for pair in ((best.row, row), (best.item_idx, item_idx), (best.score, score))
-    )
-    order = np.lexsort((item_idx, -score, row))
-    row = row[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
-    kept = rank <= k
-    order = order[kept]
-    return TopItems(row[kept], item_idx[order], score[order], rank[kept])
-
-
-def kth_scores(best: TopItems, num_users: int, k: int) -> Array:
-    """Each user's K-th best score, -inf where he has fewer than K items."""
-    kth_U = np.full(num_users, -np.inf)
-    last = best.rank == k
-    kth_U[best.row[last]] = best.score[last]
-    return kth_U
 
 
 def no_items() -> TopItems:
