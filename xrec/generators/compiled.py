@@ -1,18 +1,14 @@
 """The compiled parts of the sources that work with neighbours: sums over profiles, and who is nearest.
 
-As :mod:`xrec.ranking.scan`, only tasks that score import this module. Sparse matrices come as the three arrays of their rows:
-where each row begins, its columns, its values. Array names carry their shape: U users of a block, P entries of their profiles, E
-entries that have neighbours, S similarities, T targets of a tile, R rows that are compared, M their members, B rows of a block, K
-places.
+As :mod:`xrec.ranking.scan`, only tasks that score import this module. Sparse matrices come as where each row begins (one more than
+there are rows), the columns and the values. Array names carry their shape: U users of a block, P entries of their profiles, S
+similarities, T targets of a tile; R rows that are compared, M their members, P pairs of both, B rows of a block, K places.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import types
-from scipy import sparse
 
 from xrec.ranking.scan import EMPTY, Array, compiled, key_of, read, replace_least, write
 
@@ -20,30 +16,32 @@ _F4, _F8, _I4, _I8 = types.float32, types.float64, types.int32, types.int64
 _FIRST, _COLUMNS = read(_I8, 1), read(_I4, 1)
 
 
-class Rows(NamedTuple):
-    """Where the rows of a sparse matrix begin (one more than there are rows), and their columns."""
-
-    first: Array
-    column: Array
-
-    @classmethod
-    def of(cls, matrix: sparse.csr_matrix) -> Rows:
-        """The rows of a matrix, in the types of the compiled functions."""
-        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False))
-
-
-@compiled(types.void(_FIRST, _COLUMNS, read(_F8, 1), _FIRST, _COLUMNS, read(_F8, 1), write(_F8, 2)))
-def sum_rows(
-    first_U: Array, entry_P: Array, weight_P: Array, first_E: Array, target_S: Array, similarity_S: Array, sum_UT: Array
+@compiled(types.void(_FIRST, read(_F8, 1), write(_I8, 1), _FIRST, _COLUMNS, read(_F8, 1), _I8, write(_F8, 2)))
+def sum_tile(
+    first_U: Array,
+    weight_P: Array,
+    next_P: Array,
+    last_P: Array,
+    target_S: Array,
+    similarity_S: Array,
+    start: int,
+    sum_UT: Array,
 ) -> None:
-    """The product of two sparse matrices, (U, E) and (E, T), to a dense one; sums in the order of a profile's entries."""
+    """The product of two sparse matrices, profiles (U, E) and similarities (E, targets), to a dense tile from target ``start`` on.
+
+    Tiles come in order: ``next_P`` is where each entry of a profile stands among its similarities, which end before ``last_P`` and
+    are sorted by target. Sums are in the order of a profile's entries.
+    """
     sum_UT[:] = 0.0
+    stop = start + sum_UT.shape[1]
     for u in range(len(sum_UT)):
         sum_T = sum_UT[u]
         for p in range(first_U[u], first_U[u + 1]):
-            weight = weight_P[p]
-            for s in range(first_E[entry_P[p]], first_E[entry_P[p] + 1]):
-                sum_T[target_S[s]] += weight * similarity_S[s]
+            weight, s, last = weight_P[p], next_P[p], last_P[p]
+            while s < last and target_S[s] < stop:
+                sum_T[target_S[s] - start] += weight * similarity_S[s]
+                s += 1
+            next_P[p] = s
 
 
 @compiled(types.void(_COLUMNS, _FIRST, _COLUMNS, _FIRST, _COLUMNS, read(_F8, 1), _F8, write(_I8, 2)))

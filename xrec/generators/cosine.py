@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,6 @@ from scipy import sparse
 from xrec.generators.neighbours import EDGES_ARROW, EDGES_SCHEMA
 from xrec.ranking.topk import Array, spread
 from xrec.storage.shared import SharedFolder, SharedRows
-
-if TYPE_CHECKING:  # a task imports the module when it compares
-    from xrec.generators.compiled import Rows
 
 _ROWS_A_BATCH = 1024
 
@@ -47,31 +44,38 @@ def cosine_neighbours(
 
 
 class _Members(NamedTuple):
-    """Who has what, from both sides; and the square root of each row's number."""
+    """Who has what, from both sides: where each one's begin, and what they are; and the square root of each row's number."""
 
-    members_of: Rows
-    rows_of: Rows
+    first_R: Array
+    member_P: Array
+    first_M: Array
+    row_P: Array
     norm_R: Array
 
 
 @lru_cache(maxsize=1)
 def _read_members(shared: SharedRows, of: str, by: str) -> _Members:
-    from xrec.generators.compiled import Rows  # noqa: PLC0415 - numba takes a second, and most tasks need none
-
     pairs = shared.read()
     row, member = (pairs[name].to_numpy() for name in (of, by))
     shape = (int(row.max(initial=-1)) + 1, int(member.max(initial=-1)) + 1)
     members_RM = sparse.csr_matrix((np.ones(len(row), dtype=bool), (row, member)), shape=shape)
-    return _Members(Rows.of(members_RM), Rows.of(members_RM.T.tocsr()), np.sqrt(np.diff(members_RM.indptr)))
+    rows_MR = members_RM.T.tocsr()
+    return _Members(
+        first_R=members_RM.indptr.astype(np.int64),
+        member_P=members_RM.indices.astype(np.int32, copy=False),
+        first_M=rows_MR.indptr.astype(np.int64),
+        row_P=rows_MR.indices.astype(np.int32, copy=False),
+        norm_R=np.sqrt(np.diff(members_RM.indptr)),
+    )
 
 
 def _nearest(row_B: Array, members: _Members, num_neighbours: int, shrinkage: float) -> pa.RecordBatch:
     """The neighbours of a block of rows."""
-    from xrec.generators import compiled  # noqa: PLC0415 - as above
+    from xrec.generators import compiled  # noqa: PLC0415 - numba takes a second, and most tasks need none
     from xrec.ranking import scan  # noqa: PLC0415 - as above
 
     key_BK = np.empty((len(row_B), num_neighbours), dtype=np.int64)
-    compiled.nearest(row_B, *members.members_of, *members.rows_of, members.norm_R, shrinkage, key_BK)
+    compiled.nearest(row_B, *members, shrinkage, key_BK)
     row, place = np.nonzero(key_BK != scan.EMPTY)
     other, similarity = scan.unpack(key_BK[row, place])
     arrays = [

@@ -1,8 +1,8 @@
 """Neighbours of what a user had, to his top K: score(u, j) = sum over his profile's i of weight(u, i) similarity(i, j).
 
 A profile's i is an item (item-kNN, transitions), a category, another user (user-kNN) or a word (content); j is an item that may
-be recommended. Only positive scores count. Array names carry their shape: U users of a block, P entries of profiles (the i), I
-items that may be recommended, T of a tile.
+be recommended. Only positive scores count. Array names carry their shape: U users of a block, P entries of their profiles, E all
+entries that may be (the i), S similarities, I items that may be recommended, T of a tile.
 """
 
 from __future__ import annotations
@@ -78,17 +78,18 @@ def score_profiles(
     tile_items, k = ranking.tile_items, ranking.candidates_per_source
 
     def select(batch: pa.RecordBatch) -> TopItems:
-        from xrec.generators.compiled import sum_rows  # noqa: PLC0415 - numba takes a second, and most tasks need none
+        from xrec.generators.compiled import sum_tile  # noqa: PLC0415 - numba takes a second, and most tasks need none
 
-        similar = _read_similar(edges, items, tile_items)
+        similar = _read_similar(edges, items)
         (row, entry), (_, weight) = flatten(batch.column(PROFILE)), flatten(batch.column(PROFILE_WEIGHTS))
-        known = entry < similar.num_entries
-        first_U = np.searchsorted(row[known], np.arange(batch.num_rows + 1))
-        profiles = first_U, entry[known], weight[known]
+        known = entry < len(similar.first_E) - 1
+        row_P, entry_P, weight_P = row[known], entry[known], weight[known]
+        first_U = np.searchsorted(row_P, np.arange(batch.num_rows + 1))
+        next_P, last_P = similar.first_E[entry_P], similar.first_E[entry_P + 1]
 
         def score(start: int, stop: int) -> Array:
             sum_UT = np.empty((batch.num_rows, stop - start))
-            sum_rows(*profiles, *similar.tiles[start // tile_items], sum_UT)
+            sum_tile(first_U, weight_P, next_P, last_P, similar.target_S, similar.similarity_S, start, sum_UT)
             return sum_UT
 
         return top_of_tiles(batch, similar.targets, score, tile_items=tile_items, k=k)
@@ -173,19 +174,18 @@ def largest(values: Array, ties_by: Array, k: int) -> Array:
 
 
 class _Similar(NamedTuple):
-    """The similarities of all entries of profiles to the targets."""
+    """The similarities of all entries of profiles to the targets: by entry, then by target."""
 
     targets: ItemBlock
     """The items that may be recommended, with vectors of length zero: their indexes and categories are for the masks."""
-    tiles: list[tuple[Array, Array, Array]]
-    """Of each tile of targets where the rows of the entries begin, their targets within it, and their similarities."""
-    num_entries: int
+    first_E: Array
+    """Where the similarities of each entry begin; one more than there are entries."""
+    target_S: Array
+    similarity_S: Array
 
 
 @lru_cache(maxsize=1)
-def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Similar:
-    from xrec.generators.compiled import Rows  # noqa: PLC0415 - as above
-
+def _read_similar(edges: SharedRows, items: SharedRows) -> _Similar:
     eligible, table = items.read(), edges.read()
     entry, target, similarity = (table[name].to_numpy() for name in (C.PROFILE_IDX, C.NEIGHBOUR_IDX, C.SIMILARITY))
     eligible_idx = eligible[C.ITEM_IDX].to_numpy()
@@ -195,14 +195,13 @@ def _read_similar(edges: SharedRows, items: SharedRows, tile_items: int) -> _Sim
     entry, target, similarity = entry[kept], target[kept], similarity[kept]
     is_target = np.zeros(len(is_eligible), dtype=bool)
     is_target[target] = True
-    targets, place = np.flatnonzero(is_target), np.cumsum(is_target) - 1
-    similar_PI = sparse.csr_matrix(
-        (similarity.astype(np.float64), (entry, place[target])),
-        shape=(int(entry.max(initial=0)) + 1, max(len(targets), 1)),
-    )
-    tiles = [similar_PI[:, start : start + tile_items] for start in range(0, len(targets), tile_items)]
+    targets, place = np.flatnonzero(is_target), np.cumsum(is_target, dtype=np.int32) - 1
+    shape = (int(entry.max(initial=0)) + 1, max(len(targets), 1))
+    similar_PT = sparse.csr_matrix((similarity.astype(np.float64), (entry, place[target])), shape=shape)
+    similar_PT.sort_indices()
     return _Similar(
         targets=targets_without_vectors(eligible, targets),
-        tiles=[(*Rows.of(tile), tile.data) for tile in tiles],
-        num_entries=similar_PI.shape[0],
+        first_E=similar_PT.indptr.astype(np.int64),
+        target_S=similar_PT.indices.astype(np.int32, copy=False),
+        similarity_S=similar_PT.data,
     )
