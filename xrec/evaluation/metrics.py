@@ -80,18 +80,24 @@ def judge_lists(
     """
     asked = _asked(targets, buyers, slices)
     hits = _hits(candidates, asked, sources, slices, max(ks))
-    judged = asked.select(C.FOLD, C.USER_IDX, C.WEIGHT, F.explode(_members(slices)).alias(_SLICE))
-    judged = judged.where(F.col(_SLICE).isNotNull())
-    users = (
-        judged.groupBy(C.FOLD, _SLICE, C.USER_IDX)
-        .agg(F.count("*").alias(C.NUM_TARGETS), F.sum(C.WEIGHT).alias(C.WEIGHT))
-        .withColumn(_SOURCE, F.explode(F.array(*map(F.lit, range(len(sources))))))
+    of_user = asked.groupBy(C.FOLD, C.USER_IDX).agg(
+        *[F.count_if(_judges(n)).alias(_in_slice(C.NUM_TARGETS, n)) for n in range(len(slices))],
+        *[F.sum(F.when(_judges(n), F.col(C.WEIGHT))).alias(_in_slice(C.WEIGHT, n)) for n in range(len(slices))],
     )
-    a_list = [_SOURCE, _SLICE, C.USER_IDX]
+    of_slices = [
+        F.struct(
+            F.lit(n).alias(_SLICE),
+            *[F.col(_in_slice(name, n)).alias(name) for name in (C.NUM_TARGETS, C.WEIGHT)],
+        )
+        for n in range(len(slices))
+    ]
+    users = of_user.select(C.FOLD, C.USER_IDX, F.inline(F.array(*of_slices))).where(F.col(C.NUM_TARGETS) > 0)
+    judged = users.withColumn(_SOURCE, F.explode(F.array(*map(F.lit, range(len(sources))))))
+    a_list = [C.FOLD, _SOURCE, _SLICE, C.USER_IDX]
     nth = F.row_number().over(Window.partitionBy(*a_list).orderBy(C.RANK))
     sums = [part for k in ks for part in _sums(k)]
     found = hits.withColumn(_NTH, nth).groupBy(*a_list).agg(F.min(C.RANK).alias(_FIRST), *sums)
-    return users.join(found.hint("shuffle_hash"), a_list, how="left").select(
+    return judged.join(found.hint("shuffle_hash"), a_list, how="left").select(
         C.FOLD,
         _decoded(_SOURCE, sources).alias(C.MODEL),
         _decoded(_SLICE, [one.name for one in slices]).alias(C.SLICE),
@@ -102,7 +108,7 @@ def judge_lists(
 
 
 def _asked(targets: DataFrame, buyers: DataFrame, slices: Sequence[Slice]) -> DataFrame:
-    """Targets to (fold, user_idx, item_idx, weight, slices): each once.
+    """Targets to (fold, user_idx, item_idx, weight, slices): each once, brought together by user.
 
     ``slices`` has a bit for each slice that judges it.
     """
@@ -119,7 +125,7 @@ def _asked(targets: DataFrame, buyers: DataFrame, slices: Sequence[Slice]) -> Da
 def _hits(
     candidates: DataFrame, asked: DataFrame, sources: Sequence[str], slices: Sequence[Slice], longest: int
 ) -> DataFrame:
-    """The targets that are in lists: (source, slice, user_idx, rank, weight, rank in popularity's list of the scope).
+    """The targets that are in lists: (fold, source, slice, user_idx, rank, weight, rank in popularity's list of the scope).
 
     The lists are the many rows. They are shuffled once, by user, which is enough for all that follows; source, scope and rank
     are one number in them.
@@ -129,9 +135,10 @@ def _hits(
     listed = (F.col(C.RANK) <= longest) & source.isNotNull() & scope.isNotNull()
     place = ((source * len(scopes) + scope) * (longest + 1) + F.col(C.RANK)).cast("int")
     lists = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, place.alias(_PLACE)).repartition(C.USER_IDX)
-    at = lists.join(asked.drop(C.FOLD).hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
+    at = lists.join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
     list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
     at = at.select(
+        C.FOLD,
         C.USER_IDX,
         C.ITEM_IDX,
         C.WEIGHT,
@@ -143,21 +150,19 @@ def _hits(
     popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
     a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
     popular_rank = F.max(F.when(F.col(_SOURCE) == popular, F.col(C.RANK))).over(a_target)
-    judged_by = F.explode(_members(slices, scopes)).alias(_SLICE)
-    hits = at.withColumn(_POPULAR_RANK, popular_rank)
-    hits = hits.select(_SOURCE, judged_by, C.USER_IDX, C.RANK, C.WEIGHT, _POPULAR_RANK)
-    return hits.where(F.col(_SLICE).isNotNull())
+    # The numbers of the slices that judge a target in a list of this scope, null in the place of each other.
+    numbers = [F.when(_judges(n) & (F.col(_SCOPE) == scopes.index(one.scope)), n) for n, one in enumerate(slices)]
+    hits = at.withColumn(_POPULAR_RANK, popular_rank).withColumn(_SLICE, F.explode(F.array(*numbers)))
+    return hits.where(F.col(_SLICE).isNotNull()).drop(_SLICES, _SCOPE, C.ITEM_IDX)
 
 
-def _members(slices: Sequence[Slice], scopes: Sequence[str] | None = None) -> Column:
-    """The numbers of the slices of a row's bits, null in the place of each other; with ``scopes``, those of the row's scope."""
-    numbers = []
-    for n, one in enumerate(slices):
-        judges = F.col(_SLICES).bitwiseAND(F.lit(1 << n).cast("bigint")) != 0
-        if scopes is not None:
-            judges &= F.col(_SCOPE) == scopes.index(one.scope)
-        numbers.append(F.when(judges, n))
-    return F.array(*numbers)
+def _judges(n: int) -> Column:
+    """Whether the slice n is among a row's bits."""
+    return F.col(_SLICES).bitwiseAND(F.lit(1 << n).cast("bigint")) != 0
+
+
+def _in_slice(name: str, n: int) -> str:
+    return f"{name}_{n}"
 
 
 def _encoded(column: str, names: Sequence[str]) -> Column:
