@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deltalake
@@ -13,10 +13,10 @@ import pyarrow.dataset
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def run_pipeline(settings: Mapping[str, object], *stages: str, config: Path | None = None) -> None:
+def run_pipeline(settings: Mapping[str, object], *stages: str, configs: Sequence[Path] = ()) -> None:
     """Run jobs/pipeline.py with ``--set`` of each setting; ``stages`` are its options that choose stages."""
     command = ["spark-submit", str(ROOT / "jobs" / "pipeline.py"), *stages]
-    if config is not None:
+    for config in configs:
         command += ["--config", str(config)]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
