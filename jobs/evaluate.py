@@ -14,6 +14,7 @@ from xrec.evaluation.stability import stability_of
 from xrec.features.buyers import num_buyers_of
 from xrec.generators.sources import models_of, sources_of
 from xrec.ranking.lists import lists_and_earlier
+from xrec.ranking.serving import evidence_of
 from xrec.runs.looks import record_look
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
@@ -45,6 +46,9 @@ def run(context: StageContext) -> Figures:
             )
             tables.write("reliability", bins.withColumn(C.RUN_ID, F.lit(run_id)), run_id=run_id)
             metrics = metrics.unionByName(ece_of(bins, settings.evaluation))
+        if settings.folds.purpose != "select" and tables.exists("serving_models"):
+            chosen = tables.read("serving_models").where(F.col(C.FOLD) == fold.name)
+            metrics = metrics.unionByName(evidence_of(chosen), allowMissingColumns=True)
         tables.write("metrics", metrics.withColumn(C.RUN_ID, F.lit(run_id)), run_id=run_id)
     flow = category_flow(folds[-1], k=settings.evaluation.ks[0], run_id=run_id)
     tables.write("category_flow", flow, run_id=run_id)

@@ -150,6 +150,10 @@ def test_what_serves_was_chosen_by_lists_that_knew_nothing_later(done: Done) -> 
     assert set(serving["compared_with"]) == {single.idxmax()}
     wins = serving[serving["learns"] & (serving["adjusted_low"] > 0)]["ndcg"]
     assert chosen == (wins.idxmax() if len(wins) else single.idxmax())
+    metrics = read_table(done.root, "metrics").query("slice == 'touched'").set_index("model")
+    assert metrics.query("metric == 'evidence_ndcg'")["value"].to_dict() == serving["ndcg"].to_dict()
+    gains = metrics.query("metric == 'evidence_gain'")
+    assert gains.loc[chosen, "low"] == serving.loc[chosen, "adjusted_low"]
     candidates = read_table(done.root, "candidates").query("scope == 'touched' and fold.str.startswith('test')")
     keys = ["user_idx", "item_idx", "rank"]
     served, model = (candidates[candidates["source"] == name][keys] for name in ("served", chosen))

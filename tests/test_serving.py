@@ -19,7 +19,15 @@ from xrec.evaluation.folds import Fold
 from xrec.ranking.blend import Choice
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
 from xrec.ranking.rankers import rank_folds
-from xrec.ranking.serving import JudgedFold, ServingError, choose_model, contributing, read_model, serving_rows
+from xrec.ranking.serving import (
+    JudgedFold,
+    ServingError,
+    choose_model,
+    contributing,
+    evidence_of,
+    read_model,
+    serving_rows,
+)
 from xrec.schemas import TABLES
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import rows_from
@@ -279,6 +287,18 @@ def test_without_evidence_popularity_serves(spark: SparkSession) -> None:
 def test_the_choice_is_read_back_and_a_missing_one_is_named(spark: SparkSession) -> None:
     rows = rows_from(spark, "serving_models", serving_rows("test-1", choose(judged_world(spark, [0.5]))))
     assert read_model(rows, "test-1", "touched") == "trees"
+    found = {(row[C.MODEL], row[C.METRIC]): row for row in evidence_of(rows).collect()}
+    for row in rows.collect():
+        ndcg, gain = (found[row[C.MODEL], metric] for metric in ("evidence_ndcg", "evidence_gain"))
+        assert (ndcg[C.VALUE], ndcg[C.LOW], ndcg[C.HIGH]) == (row[C.NDCG], row[C.LOW], row[C.HIGH])
+        assert (gain[C.VALUE], gain[C.LOW], gain[C.HIGH]) == (
+            row[C.DIFFERENCE],
+            row[C.ADJUSTED_LOW],
+            row[C.ADJUSTED_HIGH],
+        )
+        assert (ndcg[C.SLICE], ndcg[C.K], ndcg[C.NUM_USERS]) == ("touched", 10, row[C.NUM_USERS])
+    nothing = rows_from(spark, "serving_models", serving_rows("test-1", choose([])))
+    assert evidence_of(nothing).isEmpty()
     with pytest.raises(ServingError, match=r"no chosen model of fold 'test-1', scope 'home'.*stage choose"):
         read_model(rows, "test-1", "home")
 

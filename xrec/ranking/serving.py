@@ -194,6 +194,32 @@ def serving_rows(fold: str, serving: Serving) -> list[dict[str, object]]:
     return [{**row, **same, C.CHOSEN: row[C.MODEL] == serving.model} for row in rows]
 
 
+def evidence_of(serving_models: DataFrame) -> DataFrame:
+    """Rows of ``serving_models`` to rows of ``metrics``, of the columns that they have: what a fold's choice rests on.
+
+    ``evidence_ndcg`` is a model's NDCG on the older folds, with its interval, and ``evidence_gain`` its difference to the best
+    single source there, with the interval that holds for all that learn at once.
+    """
+    figures = [
+        (f"evidence_{C.NDCG}", C.NDCG, C.LOW, C.HIGH),
+        ("evidence_gain", C.DIFFERENCE, C.ADJUSTED_LOW, C.ADJUSTED_HIGH),
+    ]
+    rows = [
+        F.struct(
+            F.lit(metric).alias(C.METRIC),
+            F.col(value).alias(C.VALUE),
+            F.col(low).alias(C.LOW),
+            F.col(high).alias(C.HIGH),
+        )
+        for metric, value, low, high in figures
+    ]
+    named = serving_models.withColumnsRenamed({C.SCOPE: C.SLICE})
+    found = named.select(C.FOLD, C.MODEL, C.SLICE, C.NUM_USERS, F.inline(F.array(*rows))).where(
+        F.col(C.VALUE).isNotNull()
+    )
+    return found.withColumn(C.K, F.lit(CUT_OFF))
+
+
 def read_model(serving_models: DataFrame, fold: str, scope: str) -> str:
     """The model that rows of ``serving_models`` say serves a fold in a scope.
 

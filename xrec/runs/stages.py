@@ -130,7 +130,15 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="evaluate",
         does="judge every source",
-        reads=("candidates", "targets", "items", "interactions", "user_categories", "staged_recommendations"),
+        reads=(
+            "candidates",
+            "targets",
+            "items",
+            "interactions",
+            "user_categories",
+            "staged_recommendations",
+            "serving_models",
+        ),
         writes=("metrics", "reliability", "category_flow", "looks"),
     ),
     StageInfo(
