@@ -18,12 +18,14 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.evaluation.hits import SLICE, SOURCE, asked_in_slices, asked_of, hits_of, with_names
 from xrec.evaluation.metrics import VALUES
-from xrec.evaluation.slices import Slice, wanted_of
+from xrec.evaluation.slices import Slice
 
 MACRO = ("macro_recall",)
-_LISTS = [C.FOLD, C.SOURCE, C.SLICE]
-_RECALLS, _MEANS, _NUM_USERS_OF_CATEGORY, _NUM_CATEGORIES = (
+_LISTS = [C.FOLD, SOURCE, SLICE]
+_HITS, _RECALLS, _MEANS, _NUM_USERS_OF_CATEGORY, _NUM_CATEGORIES = (
+    "hits",
     "recalls",
     "means",
     "num_users_of_category",
@@ -43,11 +45,14 @@ def judge_categories(
 
     As :func:`xrec.evaluation.metrics.judge_lists`; the mean over a slice's users is the metric.
     """
-    on = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
-    lists = candidates.where(F.col(C.RANK) <= max(ks)).select(*on, C.RANK)
-    found = wanted_of(targets, sources, slices).join(lists, on, how="left")
-    recalls = [F.avg(F.coalesce(F.col(C.RANK) <= k, F.lit(False)).cast("double")) for k in ks]
-    of_user = found.groupBy(*_LISTS, C.USER_IDX, C.CATEGORY).agg(F.array(*recalls).alias(_RECALLS))
+    asked, key = asked_of(targets, slices), [C.FOLD, C.USER_IDX, C.CATEGORY]
+    wanted = asked_in_slices(asked, key, {}, sources=sources, slices=slices)
+    hits = hits_of(candidates, asked, sources=sources, slices=slices, longest=max(ks))
+    found = hits.groupBy(*key, SOURCE, SLICE).agg(F.array(*[F.count_if(F.col(C.RANK) <= k) for k in ks]).alias(_HITS))
+    recalls = [F.coalesce(F.get(_HITS, F.lit(n)), F.lit(0)) / F.col(C.NUM_TARGETS) for n in range(len(ks))]
+    of_user = wanted.join(found.hint("shuffle_hash"), [*key, SOURCE, SLICE], how="left").withColumn(
+        _RECALLS, F.array(*recalls)
+    )
     of_category = of_user.groupBy(*_LISTS, C.CATEGORY).agg(
         F.count("*").alias(_NUM_USERS_OF_CATEGORY), _mean(_RECALLS, len(ks)).alias(_MEANS)
     )
@@ -66,9 +71,9 @@ def judge_categories(
     )
     scale = F.col(C.NUM_USERS) / F.col(_NUM_CATEGORIES)
     values = F.zip_with(VALUES, "influence", lambda mean, part: mean + scale * part)
-    return sums.join(F.broadcast(users.join(of_slice, _LISTS, how="inner")), _LISTS, how="inner").select(
-        C.FOLD, F.col(C.SOURCE).alias(C.MODEL), C.SLICE, C.USER_IDX, values.alias(VALUES)
-    )
+    of_list = sums.join(F.broadcast(users.join(of_slice, _LISTS, how="inner")), _LISTS, how="inner")
+    named = with_names(of_list.withColumn(VALUES, values), sources=sources, slices=slices)
+    return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, VALUES)
 
 
 def _mean(arrays: str, length: int) -> Column:

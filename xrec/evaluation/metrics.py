@@ -30,22 +30,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.evaluation.hits import POPULAR_RANK, SLICE, SOURCE, asked_in_slices, asked_of, hits_of, with_names
 from xrec.evaluation.slices import Slice
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-_POPULAR_RANK, _EXPOSURE, _NTH, _FIRST = "popular_rank", "num_lists", "nth", "first_rank"
-# Numbers that stand for names and pairs while the rows are many.
-_SOURCE, _SCOPE, _SLICE, _SLICES, _PLACE = "source_number", "scope_number", "slice_number", "slices", "place"
+_EXPOSURE, _NTH, _FIRST = "num_lists", "nth", "first_rank"
 _DEBIASING = -1.5
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
@@ -78,101 +75,19 @@ def judge_lists(
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
     one that has no list for him. ``buyers`` has the fold's rows (``item_idx``, ``num_buyers``).
     """
-    asked = _asked(targets, buyers, slices)
-    hits = _hits(candidates, asked, sources, slices, max(ks))
-    of_user = asked.groupBy(C.FOLD, C.USER_IDX).agg(
-        *[F.count_if(_judges(n)).alias(_in_slice(C.NUM_TARGETS, n)) for n in range(len(slices))],
-        *[F.sum(F.when(_judges(n), F.col(C.WEIGHT))).alias(_in_slice(C.WEIGHT, n)) for n in range(len(slices))],
-    )
-    of_slices = [
-        F.struct(
-            F.lit(n).alias(_SLICE),
-            *[F.col(_in_slice(name, n)).alias(name) for name in (C.NUM_TARGETS, C.WEIGHT)],
-        )
-        for n in range(len(slices))
-    ]
-    users = of_user.select(C.FOLD, C.USER_IDX, F.inline(F.array(*of_slices))).where(F.col(C.NUM_TARGETS) > 0)
-    judged = users.withColumn(_SOURCE, F.explode(F.array(*map(F.lit, range(len(sources))))))
-    a_list = [C.FOLD, _SOURCE, _SLICE, C.USER_IDX]
+    weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
+    weighed = targets.join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
+    asked, user = asked_of(weighed, slices), [C.FOLD, C.USER_IDX]
+    judged = asked_in_slices(asked, user, {C.WEIGHT: F.col(C.WEIGHT)}, sources=sources, slices=slices)
+    hits = hits_of(candidates, asked, sources=sources, slices=slices, longest=max(ks))
+    a_list = [*user, SOURCE, SLICE]
     nth = F.row_number().over(Window.partitionBy(*a_list).orderBy(C.RANK))
     sums = [part for k in ks for part in _sums(k)]
     found = hits.withColumn(_NTH, nth).groupBy(*a_list).agg(F.min(C.RANK).alias(_FIRST), *sums)
-    return judged.join(found.hint("shuffle_hash"), a_list, how="left").select(
-        C.FOLD,
-        _decoded(_SOURCE, sources).alias(C.MODEL),
-        _decoded(_SLICE, [one.name for one in slices]).alias(C.SLICE),
-        C.USER_IDX,
-        C.NUM_TARGETS,
-        F.array(*[_metric(metric, k) for metric, k in metric_names(ks)]).alias(VALUES),
-    )
-
-
-def _asked(targets: DataFrame, buyers: DataFrame, slices: Sequence[Slice]) -> DataFrame:
-    """Targets to (fold, user_idx, item_idx, weight, slices): each once, brought together by user.
-
-    ``slices`` has a bit for each slice that judges it.
-    """
-    weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
-    bits = [F.when(one.holds, F.lit(1 << n)).otherwise(0).cast("bigint") for n, one in enumerate(slices)]
-    return (
-        targets.join(buyers, C.ITEM_IDX, how="left")
-        .select(C.FOLD, C.USER_IDX, C.ITEM_IDX, weight.alias(C.WEIGHT), reduce(add, bits).alias(_SLICES))
-        .where(F.col(_SLICES) > 0)
-        .repartition(C.USER_IDX)
-    )
-
-
-def _hits(
-    candidates: DataFrame, asked: DataFrame, sources: Sequence[str], slices: Sequence[Slice], longest: int
-) -> DataFrame:
-    """The targets that are in lists: (fold, source, slice, user_idx, rank, weight, rank in popularity's list of the scope).
-
-    The lists are the many rows. They are shuffled once, by user, which is enough for all that follows; source, scope and rank
-    are one number in them.
-    """
-    scopes = sorted({one.scope for one in slices})
-    source, scope = (_encoded(column, names) for column, names in ((C.SOURCE, sources), (C.SCOPE, scopes)))
-    listed = (F.col(C.RANK) <= longest) & source.isNotNull() & scope.isNotNull()
-    place = ((source * len(scopes) + scope) * (longest + 1) + F.col(C.RANK)).cast("int")
-    lists = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, place.alias(_PLACE)).repartition(C.USER_IDX)
-    at = lists.join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
-    list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
-    at = at.select(
-        C.FOLD,
-        C.USER_IDX,
-        C.ITEM_IDX,
-        C.WEIGHT,
-        _SLICES,
-        F.floor(list_number / len(scopes)).cast("int").alias(_SOURCE),
-        (list_number % len(scopes)).alias(_SCOPE),
-        (F.col(_PLACE) % (longest + 1)).alias(C.RANK),
-    )
-    popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
-    a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
-    popular_rank = F.max(F.when(F.col(_SOURCE) == popular, F.col(C.RANK))).over(a_target)
-    # The numbers of the slices that judge a target in a list of this scope, null in the place of each other.
-    numbers = [F.when(_judges(n) & (F.col(_SCOPE) == scopes.index(one.scope)), n) for n, one in enumerate(slices)]
-    hits = at.withColumn(_POPULAR_RANK, popular_rank).withColumn(_SLICE, F.explode(F.array(*numbers)))
-    return hits.where(F.col(_SLICE).isNotNull()).drop(_SLICES, _SCOPE, C.ITEM_IDX)
-
-
-def _judges(n: int) -> Column:
-    """Whether the slice n is among a row's bits."""
-    return F.col(_SLICES).bitwiseAND(F.lit(1 << n).cast("bigint")) != 0
-
-
-def _in_slice(name: str, n: int) -> str:
-    return f"{name}_{n}"
-
-
-def _encoded(column: str, names: Sequence[str]) -> Column:
-    """A name's place among ``names``; null where it is none of them."""
-    position = F.array_position(F.array(*map(F.lit, names)), F.col(column))
-    return F.when(position > 0, position.cast("int") - 1)
-
-
-def _decoded(column: str, names: Sequence[str]) -> Column:
-    return F.get(F.array(*map(F.lit, names)), F.col(column))
+    values = F.array(*[_metric(metric, k) for metric, k in metric_names(ks)])
+    users = judged.join(found.hint("shuffle_hash"), a_list, how="left").withColumn(VALUES, values)
+    named = with_names(users, sources=sources, slices=slices)
+    return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, C.NUM_TARGETS, VALUES)
 
 
 def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:
@@ -235,7 +150,7 @@ def _sums(k: int) -> list[Column]:
     within = F.col(C.RANK) <= k
     parts = {
         "hits": F.count_if(within).cast("double"),
-        "unexpected": F.count_if(within & (F.col(_POPULAR_RANK).isNull() | (F.col(_POPULAR_RANK) > k))).cast("double"),
+        "unexpected": F.count_if(within & (F.col(POPULAR_RANK).isNull() | (F.col(POPULAR_RANK) > k))).cast("double"),
         "gain": F.sum(F.when(within, 1 / F.log2(F.col(C.RANK) + 1))),
         # The n-th hit has n hits up to its rank.
         "precisions": F.sum(F.when(within, F.col(_NTH) / F.col(C.RANK))),

@@ -1,0 +1,105 @@
+"""Targets that are in lists, which all accuracy is counted from.
+
+The lists are the many rows: they are shuffled once, by user, with source, scope and rank as one number. What follows has a row a
+target or a hit, with numbers for the names of sources and slices; :func:`with_names` gives them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from xrec import columns as C
+from xrec.evaluation.slices import Slice
+
+SOURCE, SLICE = "source_number", "slice_number"
+POPULAR_RANK = "popular_rank"
+_SCOPE, _SLICES, _PLACE = "scope_number", "slices", "place"
+
+
+def asked_of(targets: DataFrame, slices: Sequence[Slice]) -> DataFrame:
+    """Rows of ``targets``, each once, to those that a slice judges, with a bit for each such slice; brought together by user."""
+    bits = [F.when(one.holds, F.lit(1 << n)).otherwise(0).cast("bigint") for n, one in enumerate(slices)]
+    return targets.withColumn(_SLICES, reduce(add, bits)).where(F.col(_SLICES) > 0).repartition(C.USER_IDX)
+
+
+def asked_in_slices(
+    asked: DataFrame,
+    keys: Sequence[str],
+    sums: Mapping[str, Column],
+    *,
+    sources: Sequence[str],
+    slices: Sequence[Slice],
+) -> DataFrame:
+    """Rows of :func:`asked_of` to one row a (source, slice, keys), also of sources that have no list there.
+
+    The result has the keys, the numbers of source and slice, ``num_targets`` and the ``sums`` over the targets, under their names.
+    """
+    counted = {C.NUM_TARGETS: F.lit(1), **sums}
+    totals = [
+        F.coalesce(F.sum(F.when(_judges(n), value)), F.lit(0)).alias(f"{name}_{n}")
+        for n in range(len(slices))
+        for name, value in counted.items()
+    ]
+    of_slices = [
+        F.struct(F.lit(n).alias(SLICE), *[F.col(f"{name}_{n}").alias(name) for name in counted])
+        for n in range(len(slices))
+    ]
+    found = asked.groupBy(*keys).agg(*totals).select(*keys, F.inline(F.array(*of_slices)))
+    return found.where(F.col(C.NUM_TARGETS) > 0).withColumn(
+        SOURCE, F.explode(F.array(*map(F.lit, range(len(sources)))))
+    )
+
+
+def hits_of(
+    candidates: DataFrame, asked: DataFrame, *, sources: Sequence[str], slices: Sequence[Slice], longest: int
+) -> DataFrame:
+    """Rows of :func:`asked_of` that are in lists up to the rank ``longest``: one for each source and slice.
+
+    With the numbers of source and slice, ``rank``, and ``popular_rank``, the rank in popularity's list of the same scope.
+    """
+    scopes = sorted({one.scope for one in slices})
+    source, scope = (_encoded(column, names) for column, names in ((C.SOURCE, sources), (C.SCOPE, scopes)))
+    listed = (F.col(C.RANK) <= longest) & source.isNotNull() & scope.isNotNull()
+    place = ((source * len(scopes) + scope) * (longest + 1) + F.col(C.RANK)).cast("int")
+    lists = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, place.alias(_PLACE)).repartition(C.USER_IDX)
+    at = lists.join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
+    list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
+    at = at.select(
+        *asked.columns,
+        F.floor(list_number / len(scopes)).cast("int").alias(SOURCE),
+        (list_number % len(scopes)).alias(_SCOPE),
+        (F.col(_PLACE) % (longest + 1)).alias(C.RANK),
+    )
+    popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
+    a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
+    popular_rank = F.max(F.when(F.col(SOURCE) == popular, F.col(C.RANK))).over(a_target)
+    # The numbers of the slices that judge a target in a list of this scope, null in the place of each other.
+    numbers = [F.when(_judges(n) & (F.col(_SCOPE) == scopes.index(one.scope)), n) for n, one in enumerate(slices)]
+    hits = at.withColumn(POPULAR_RANK, popular_rank).withColumn(SLICE, F.explode(F.array(*numbers)))
+    return hits.where(F.col(SLICE).isNotNull()).drop(_SLICES, _SCOPE)
+
+
+def with_names(rows: DataFrame, *, sources: Sequence[str], slices: Sequence[Slice]) -> DataFrame:
+    """Rows with the numbers of source and slice to rows with ``model`` and ``slice``."""
+    named = {C.MODEL: _decoded(SOURCE, sources), C.SLICE: _decoded(SLICE, [one.name for one in slices])}
+    return rows.withColumns(named).drop(SOURCE, SLICE)
+
+
+def _judges(n: int) -> Column:
+    """Whether the slice n is among a row's bits."""
+    return F.col(_SLICES).bitwiseAND(F.lit(1 << n).cast("bigint")) != 0
+
+
+def _encoded(column: str, names: Sequence[str]) -> Column:
+    """A name's place among ``names``; null where it is none of them."""
+    position = F.array_position(F.array(*map(F.lit, names)), F.col(column))
+    return F.when(position > 0, position.cast("int") - 1)
+
+
+def _decoded(column: str, names: Sequence[str]) -> Column:
+    return F.get(F.array(*map(F.lit, names)), F.col(column))
