@@ -98,7 +98,8 @@ def rank_folds(
         if _is_wanted(TREES, ranker):
             scored = _learn_trees(rows, scored, sources, ranker, seed=settings.seed)
         if _is_wanted(LISTWISE, ranker):
-            scored = _learn_order(rows, scored, sources, ranker, seed=settings.seed)
+            names = [one.name for one in older]
+            scored = _learn_order(rows, scored, names, sources, ranker, seed=settings.seed)
         lists[fold] = folder.keep(_top_of(scored, ranker, k=k))
         newest = lists.get(older[-1]) if fold in calibrated else None
         fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
@@ -154,9 +155,9 @@ def _learn_trees(
 
 
 def _learn_order(
-    rows: DataFrame, features: DataFrame, sources: Sequence[str], ranker: Ranker, *, seed: int
+    rows: DataFrame, features: DataFrame, folds: Sequence[str], sources: Sequence[str], ranker: Ranker, *, seed: int
 ) -> DataFrame:
-    """The feature rows with the score of trees that learn the order within a user's list of a fold.
+    """The feature rows with the score of trees that learn the order within a user's list of each of these folds.
 
     Swaps of two rows drawn at random are learned from, so that not the first places alone count: older folds are few.
     """
@@ -170,7 +171,6 @@ def _learn_order(
         lambdarank_num_pair_per_sample=_PAIRS_A_ROW,
         **growth,
     )
-    folds = sorted(row[0] for row in rows.select(C.FOLD).distinct().collect())
     # XGBoost wants numbers that fit into 32 bits without a sign, and a list's rows together.
     place = F.array_position(F.array(*map(F.lit, folds)), F.col(C.FOLD)) - 1
     lists = rows.withColumn(_LIST, F.col(C.USER_IDX).cast("long") * len(folds) + place)
