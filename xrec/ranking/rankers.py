@@ -174,7 +174,10 @@ def _learn_order(
     # XGBoost wants numbers that fit into 32 bits without a sign, and a list's rows together.
     place = F.array_position(F.array(*map(F.lit, folds)), F.col(C.FOLD)) - 1
     lists = rows.withColumn(_LIST, F.col(C.USER_IDX).cast("long") * len(folds) + place)
-    scored: DataFrame = trees.fit(_spread(lists, ranker)).transform(features)
+    ordered = _spread(lists, ranker)
+    # XGBoost sorts by list once more. If Spark saw both sorts, it would leave out this one, which draws of swaps depend on.
+    ordered = ordered.mapInArrow(lambda batches: batches, ordered.schema)
+    scored: DataFrame = trees.fit(ordered).transform(features)
     return scored.select(*features.columns, F.col("prediction").alias(LISTWISE))
 
 
