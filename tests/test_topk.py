@@ -356,8 +356,10 @@ def test_spark_refuses_a_vector_of_another_length(spark: SparkSession, tmp_path:
 def test_a_python_worker_begins_with_what_tasks_import(spark: SparkSession) -> None:
     def loaded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
-            found = [pa.array([name in sys.modules]) for name in ("xrec.ranking.scan", "torch")]
-            yield pa.record_batch(found, names=["kernel", "torch"])
+            found = [
+                pa.array([name in sys.modules]) for name in ("xrec.ranking.scan", "xrec.generators.compiled", "torch")
+            ]
+            yield pa.record_batch(found, names=["kernel", "sums", "torch"])
 
-    rows = spark.range(2).mapInArrow(loaded, "kernel boolean, torch boolean").distinct().collect()
-    assert [tuple(row) for row in rows] == [(True, False)]
+    rows = spark.range(2).mapInArrow(loaded, "kernel boolean, sums boolean, torch boolean").distinct().collect()
+    assert [tuple(row) for row in rows] == [(True, True, False)]

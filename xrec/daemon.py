@@ -1,7 +1,8 @@
 """What Spark starts in place of its own Python daemon (``spark.python.daemon.module``), with what tasks import already there.
 
 Spark forks a Python worker from it for each task that runs at the same time, and ends those that are idle for a minute. A worker
-that begins with numpy, pyarrow, scipy and the compiled top-K kernel has a second less to do, on every core.
+that begins with numpy, pyarrow, scipy and what is compiled (the top-K kernel, the sums over neighbours) has a second less to do, on
+every core.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import gc
 
 import pyspark.daemon
 
-import xrec.generators.neighbours
-import xrec.ranking.scan  # noqa: F401
+import xrec.generators.compiled
+import xrec.generators.neighbours  # noqa: F401
 
 if __name__ == "__main__":
     gc.freeze()  # a collection in a worker would copy the pages that it shares with the daemon

@@ -225,5 +225,5 @@ install_checkout() {
 # a run imports, as many an image tells Python not to, and then each of them would do it again; the top-K kernel, to machine code.
 try_environment() {
     env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c 'import deltalake, delta, pandas, petastorm, pyspark.daemon, pyspark.ml, \
-        pyspark.sql, horovod.torch, horovod.spark.task.gloo_exec_fn, torch._dynamo, xrec.ranking.scan, xrec.runs.summary, xrec.sequence.ranks'
+        pyspark.sql, horovod.torch, horovod.spark.task.gloo_exec_fn, torch._dynamo, xrec.generators.compiled, xrec.runs.summary, xrec.sequence.ranks'
 }

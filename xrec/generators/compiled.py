@@ -12,7 +12,7 @@ from numba import types
 
 from xrec.ranking.scan import EMPTY, Array, compiled, key_of, read, replace_least, write
 
-_F4, _F8, _I4, _I8 = types.float32, types.float64, types.int32, types.int64
+_F8, _I4, _I8 = types.float64, types.int32, types.int64
 _FIRST, _COLUMNS = read(_I8, 1), read(_I4, 1)
 
 
