@@ -132,12 +132,15 @@ def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -
     candidates, targets = random_case(seed)
     expected = naive_judged(candidates, targets)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_lists(lists, answers, buyers_of(spark), sources=sources_of(lists)["touched"], slices=SLICES, ks=KS)
+    judged = judge_lists(
+        lists, answers, buyers_of(spark), fold=FOLD, sources=sources_of(lists)["touched"], slices=SLICES, ks=KS
+    )
     assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
     again = judge_lists(
         lists.repartition(7, F.xxhash64("item_idx", "source")),
         answers.orderBy(F.desc("item_idx")).repartition(3),
         buyers_of(spark),
+        fold=FOLD,
         sources=["popularity", "served", "als"],
         slices=SLICES,
         ks=KS,
@@ -160,7 +163,7 @@ def test_the_metrics_equal_those_of_a_public_library(spark: SparkSession) -> Non
     targets = [target(user, item, touched=True, home=False) for user, item in golden["targets"]]
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
     ks = (10, 20)
-    judged = judge_lists(lists, answers, buyers_of(spark), sources=["als"], slices=SLICES, ks=ks)
+    judged = judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als"], slices=SLICES, ks=ks)
     means = [F.avg(F.get("values", F.lit(n))).alias(f"{name}@{k}") for n, (name, k) in enumerate(metric_names(ks))]
     ours = judged.agg(*means).first().asDict()
     items = spark.range(golden["num_items"]).selectExpr(
@@ -196,7 +199,9 @@ def naive_macro(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]
 def test_macro_recall_equals_its_naive_version_and_its_interval_that_of_a_plain_bootstrap(spark: SparkSession) -> None:
     candidates, targets = random_case(7, num_users=200)
     lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    judged = judge_categories(lists, answers, sources=["popularity", "als", "served"], slices=SLICES[:1], ks=KS)
+    judged = judge_categories(
+        lists, answers, fold=FOLD, sources=["popularity", "als", "served"], slices=SLICES[:1], ks=KS
+    )
     settings = Evaluation(ks=KS, num_bootstrap=400)
     rows = summarise(judged, macro_names(KS), settings, seed=0, num_compared=2).collect()
     assert len(rows) == 3 * len(KS)
@@ -276,7 +281,7 @@ def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
     wrong = [(FOLD, "popularity", "touched", user, 39, 1, 1.0) for user in wanted]
     lists, answers = spark.createDataFrame(perfect + wrong, CANDIDATES), spark.createDataFrame(targets, TARGETS)
     values = judged_values(
-        judge_lists(lists, answers, buyers_of(spark), sources=["als", "popularity"], slices=SLICES, ks=KS)
+        judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als", "popularity"], slices=SLICES, ks=KS)
     )
     touched = {key: value for key, value in values.items() if key[1] == "touched"}
     assert {value for key, value in touched.items() if key[0] == "als" and key[3] in {"ndcg", "hr"}} == {1.0}
@@ -289,7 +294,9 @@ def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
     rows = [(FOLD, "als", "touched", user, item, item + 1, 1.0) for user in range(20) for item in range(20)]
     targets = [target(user, user, touched=True, home=False) for user in range(20)]
     lists, answers = spark.createDataFrame(rows, CANDIDATES), spark.createDataFrame(targets, TARGETS)
-    values = judged_values(judge_lists(lists, answers, buyers_of(spark), sources=["als"], slices=SLICES, ks=KS))
+    values = judged_values(
+        judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als"], slices=SLICES, ks=KS)
+    )
     ndcg = [values["als", "touched", user, "ndcg", 20] for user in range(20)]
     assert ndcg == sorted(ndcg, reverse=True)
     assert len(set(ndcg)) == 20

@@ -152,24 +152,30 @@ def judge(spark: SparkSession, folder: Path, num_items: int) -> dict[str, float]
         candidates,
         targets.select(fold, "*", category, *flags),
         buyers,
+        fold="f",
         sources=["m"],
         slices=[scope_slice("new")],
         ks=KS,
     )
-    names = metric_names(KS)
-    means = judged.agg(*[F.avg(F.get("values", F.lit(n))).alias(f"{name}@{k}") for n, (name, k) in enumerate(names)])
-    found = {**means.first().asDict(), **exposures(candidates, num_items)}
-    return {name: value for name, value in found.items() if name.split("@")[0] in COMMON}
+    means = [F.avg(F.get("values", F.lit(n))) for n, _ in enumerate(metric_names(KS))]
+    named = [
+        F.struct(F.lit(name).alias(C.METRIC), F.lit(k).alias(C.K), F.get("means", F.lit(n)).alias(C.VALUE))
+        for n, (name, k) in enumerate(metric_names(KS))
+    ]
+    accuracy = judged.agg(F.array(*means).alias("means")).select(F.inline(F.array(*named)))
+    exposure = exposure_of(candidates, items_of(spark, num_items), ks=KS).select(*accuracy.columns)
+    # One job, as evaluate has: the two parts read the lists beside each other.
+    found = accuracy.unionByName(exposure).collect()
+    return {f"{row[C.METRIC]}@{row[C.K]}": row[C.VALUE] for row in found if row[C.METRIC] in COMMON}
 
 
-def exposures(candidates: DataFrame, num_items: int) -> dict[str, float]:
-    """Coverage and its like, by name@k."""
-    items = candidates.sparkSession.range(num_items).select(
+def items_of(spark: SparkSession, num_items: int) -> DataFrame:
+    """Rows of ``items``, all recommendable."""
+    return spark.range(num_items).select(
         F.col("id").cast("int").alias(C.ITEM_IDX),
         (F.col("id") % NUM_CATEGORIES).cast("string").alias(C.CATEGORY),
         F.lit(True).alias(C.RECOMMENDABLE),
     )
-    return {f"{row[C.METRIC]}@{row[C.K]}": row[C.VALUE] for row in exposure_of(candidates, items, ks=KS).collect()}
 
 
 def run_rectools(folder: Path, python: Path) -> tuple[float, dict[str, float]]:

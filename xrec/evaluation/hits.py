@@ -6,7 +6,7 @@ target or a hit, with numbers for the names of sources and slices; :func:`with_n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
@@ -19,39 +19,38 @@ from xrec.evaluation.slices import Slice
 SOURCE, SLICE = "source_number", "slice_number"
 POPULAR_RANK = "popular_rank"
 _SCOPE, _SLICES, _PLACE = "scope_number", "slices", "place"
+_NUMBER = "smallint"
+"""The numbers of source and slice: with the user they make one key of 8 bytes, which Spark joins by faster."""
 
 
 def asked_of(targets: DataFrame, slices: Sequence[Slice]) -> DataFrame:
-    """Rows of ``targets``, each once, to those that a slice judges, with a bit for each such slice; brought together by user."""
+    """Rows of ``targets``, each once, to those that a slice judges, with a bit for each such slice; brought together by user.
+
+    What joins them and what adds them up ask for the same columns of the same rows, so that one shuffle serves both.
+    """
     bits = [F.when(one.holds, F.lit(1 << n)).otherwise(0).cast("bigint") for n, one in enumerate(slices)]
-    return targets.withColumn(_SLICES, reduce(add, bits)).where(F.col(_SLICES) > 0).repartition(C.USER_IDX)
+    is_asked = (F.col(_SLICES) > 0) & F.col(C.USER_IDX).isNotNull() & F.col(C.ITEM_IDX).isNotNull()
+    return targets.withColumn(_SLICES, reduce(add, bits)).where(is_asked).repartition(C.USER_IDX)
 
 
 def asked_in_slices(
-    asked: DataFrame,
-    keys: Sequence[str],
-    sums: Mapping[str, Column],
-    *,
-    sources: Sequence[str],
-    slices: Sequence[Slice],
+    asked: DataFrame, keys: Sequence[str], summed: Sequence[str], *, sources: Sequence[str], slices: Sequence[Slice]
 ) -> DataFrame:
     """Rows of :func:`asked_of` to one row a (source, slice, keys), also of sources that have no list there.
 
-    The result has the keys, the numbers of source and slice, ``num_targets`` and the ``sums`` over the targets, under their names.
+    The result has the keys, the numbers of source and slice, ``num_targets``, and the columns ``summed`` over the targets.
     """
-    counted = {C.NUM_TARGETS: F.lit(1), **sums}
-    totals = [
-        F.coalesce(F.sum(F.when(_judges(n), value)), F.lit(0)).alias(f"{name}_{n}")
-        for n in range(len(slices))
-        for name, value in counted.items()
-    ]
-    of_slices = [
-        F.struct(F.lit(n).alias(SLICE), *[F.col(f"{name}_{n}").alias(name) for name in counted])
-        for n in range(len(slices))
-    ]
+    totals, of_slices = [], []
+    for n in range(len(slices)):
+        sums = {C.NUM_TARGETS: F.count(F.when(_judges(n), F.col(C.ITEM_IDX)))}
+        sums |= {name: F.coalesce(F.sum(F.when(_judges(n), F.col(name))), F.lit(0)) for name in summed}
+        totals += [total.alias(f"{name}_{n}") for name, total in sums.items()]
+        of_slices.append(
+            F.struct(F.lit(n).cast(_NUMBER).alias(SLICE), *[F.col(f"{name}_{n}").alias(name) for name in sums])
+        )
     found = asked.groupBy(*keys).agg(*totals).select(*keys, F.inline(F.array(*of_slices)))
     return found.where(F.col(C.NUM_TARGETS) > 0).withColumn(
-        SOURCE, F.explode(F.array(*map(F.lit, range(len(sources)))))
+        SOURCE, F.explode(F.array(*[F.lit(n).cast(_NUMBER) for n in range(len(sources))]))
     )
 
 
@@ -71,7 +70,7 @@ def hits_of(
     list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
     at = at.select(
         *asked.columns,
-        F.floor(list_number / len(scopes)).cast("int").alias(SOURCE),
+        F.floor(list_number / len(scopes)).cast(_NUMBER).alias(SOURCE),
         (list_number % len(scopes)).alias(_SCOPE),
         (F.col(_PLACE) % (longest + 1)).alias(C.RANK),
     )
@@ -79,14 +78,21 @@ def hits_of(
     a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
     popular_rank = F.max(F.when(F.col(SOURCE) == popular, F.col(C.RANK))).over(a_target)
     # The numbers of the slices that judge a target in a list of this scope, null in the place of each other.
-    numbers = [F.when(_judges(n) & (F.col(_SCOPE) == scopes.index(one.scope)), n) for n, one in enumerate(slices)]
+    numbers = [
+        F.when(_judges(n) & (F.col(_SCOPE) == scopes.index(one.scope)), F.lit(n).cast(_NUMBER))
+        for n, one in enumerate(slices)
+    ]
     hits = at.withColumn(POPULAR_RANK, popular_rank).withColumn(SLICE, F.explode(F.array(*numbers)))
     return hits.where(F.col(SLICE).isNotNull()).drop(_SLICES, _SCOPE)
 
 
-def with_names(rows: DataFrame, *, sources: Sequence[str], slices: Sequence[Slice]) -> DataFrame:
-    """Rows with the numbers of source and slice to rows with ``model`` and ``slice``."""
-    named = {C.MODEL: _decoded(SOURCE, sources), C.SLICE: _decoded(SLICE, [one.name for one in slices])}
+def with_names(rows: DataFrame, *, fold: str, sources: Sequence[str], slices: Sequence[Slice]) -> DataFrame:
+    """Rows with the numbers of source and slice to rows with ``fold``, ``model`` and ``slice``."""
+    named = {
+        C.FOLD: F.lit(fold),
+        C.MODEL: _decoded(SOURCE, sources),
+        C.SLICE: _decoded(SLICE, [one.name for one in slices]),
+    }
     return rows.withColumns(named).drop(SOURCE, SLICE)
 
 

@@ -23,7 +23,7 @@ from xrec.evaluation.metrics import VALUES
 from xrec.evaluation.slices import Slice
 
 MACRO = ("macro_recall",)
-_LISTS = [C.FOLD, SOURCE, SLICE]
+_LISTS = [SOURCE, SLICE]
 _HITS, _RECALLS, _MEANS, _NUM_USERS_OF_CATEGORY, _NUM_CATEGORIES = (
     "hits",
     "recalls",
@@ -39,14 +39,20 @@ def macro_names(ks: Sequence[int]) -> list[tuple[str, int]]:
 
 
 def judge_categories(
-    candidates: DataFrame, targets: DataFrame, *, sources: Sequence[str], slices: Sequence[Slice], ks: Sequence[int]
+    candidates: DataFrame,
+    targets: DataFrame,
+    *,
+    fold: str,
+    sources: Sequence[str],
+    slices: Sequence[Slice],
+    ks: Sequence[int],
 ) -> DataFrame:
     """Rows of a fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets), with ``values``.
 
     As :func:`xrec.evaluation.metrics.judge_lists`; the mean over a slice's users is the metric.
     """
-    asked, key = asked_of(targets, slices), [C.FOLD, C.USER_IDX, C.CATEGORY]
-    wanted = asked_in_slices(asked, key, {}, sources=sources, slices=slices)
+    asked, key = asked_of(targets, slices), [C.USER_IDX, C.CATEGORY]
+    wanted = asked_in_slices(asked, key, [], sources=sources, slices=slices)
     hits = hits_of(candidates, asked, sources=sources, slices=slices, longest=max(ks))
     found = hits.groupBy(*key, SOURCE, SLICE).agg(F.array(*[F.count_if(F.col(C.RANK) <= k) for k in ks]).alias(_HITS))
     recalls = [F.coalesce(F.get(_HITS, F.lit(n)), F.lit(0)) / F.col(C.NUM_TARGETS) for n in range(len(ks))]
@@ -72,7 +78,7 @@ def judge_categories(
     scale = F.col(C.NUM_USERS) / F.col(_NUM_CATEGORIES)
     values = F.zip_with(VALUES, "influence", lambda mean, part: mean + scale * part)
     of_list = sums.join(F.broadcast(users.join(of_slice, _LISTS, how="inner")), _LISTS, how="inner")
-    named = with_names(of_list.withColumn(VALUES, values), sources=sources, slices=slices)
+    named = with_names(of_list.withColumn(VALUES, values), fold=fold, sources=sources, slices=slices)
     return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, VALUES)
 
 

@@ -65,6 +65,7 @@ def judge_lists(
     targets: DataFrame,
     buyers: DataFrame,
     *,
+    fold: str,
     sources: Sequence[str],
     slices: Sequence[Slice],
     ks: Sequence[int],
@@ -77,16 +78,17 @@ def judge_lists(
     """
     weight = F.pow(F.greatest(F.coalesce(C.NUM_BUYERS, F.lit(1)), F.lit(1)), F.lit(_DEBIASING))
     weighed = targets.join(buyers, C.ITEM_IDX, how="left").withColumn(C.WEIGHT, weight)
-    asked, user = asked_of(weighed, slices), [C.FOLD, C.USER_IDX]
-    judged = asked_in_slices(asked, user, {C.WEIGHT: F.col(C.WEIGHT)}, sources=sources, slices=slices)
+    asked = asked_of(weighed, slices)
+    judged = asked_in_slices(asked, [C.USER_IDX], [C.WEIGHT], sources=sources, slices=slices)
     hits = hits_of(candidates, asked, sources=sources, slices=slices, longest=max(ks))
-    a_list = [*user, SOURCE, SLICE]
+    a_list = [C.USER_IDX, SOURCE, SLICE]
     nth = F.row_number().over(Window.partitionBy(*a_list).orderBy(C.RANK))
     sums = [part for k in ks for part in _sums(k)]
     found = hits.withColumn(_NTH, nth).groupBy(*a_list).agg(F.min(C.RANK).alias(_FIRST), *sums)
-    values = F.array(*[_metric(metric, k) for metric, k in metric_names(ks)])
+    metrics_at = {k: _metrics(k) for k in ks}
+    values = F.array(*[metrics_at[k][metric] for metric, k in metric_names(ks)])
     users = judged.join(found.hint("shuffle_hash"), a_list, how="left").withColumn(VALUES, values)
-    named = with_names(users, sources=sources, slices=slices)
+    named = with_names(users, fold=fold, sources=sources, slices=slices)
     return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, C.NUM_TARGETS, VALUES)
 
 
@@ -163,8 +165,8 @@ def _part(name: str, k: int) -> str:
     return f"{name}_{k}"
 
 
-def _metric(metric: str, k: int) -> Column:
-    """A metric at k from the sums over the user's hits, the number of his targets and the sum of their weights."""
+def _metrics(k: int) -> dict[str, Column]:
+    """The metrics at k from the sums over the user's hits, the number of his targets and the sum of their weights."""
     hits, unexpected, gain, precisions, weights = (
         F.coalesce(_part(name, k), F.lit(0.0)) for name in ("hits", "unexpected", "gain", "precisions", "weights")
     )
@@ -172,7 +174,7 @@ def _metric(metric: str, k: int) -> Column:
     # The ideal of n targets, n from 1 to k, as literals.
     ideals = [sum(1 / math.log2(rank + 1) for rank in range(1, n + 1)) for n in range(1, k + 1)]
     best = F.least(num_targets, F.lit(k)).cast("int")
-    by_name = {
+    return {
         "hr": (hits > 0).cast("double"),
         "recall": hits / num_targets,
         "precision": hits / length,
@@ -183,4 +185,3 @@ def _metric(metric: str, k: int) -> Column:
         "recall_debiased": weights / F.col(C.WEIGHT),
         "ndcg": gain / F.element_at(F.array(*[F.lit(value) for value in ideals]), best),
     }
-    return by_name[metric]

@@ -115,9 +115,11 @@ def _judge(rows: FoldRows, of_scopes: Mapping[str, Sequence[str]], ks: Sequence[
     slices, sources = slices_of(rows.scopes), sorted(set().union(*of_scopes.values()))
     judged = [F.col(C.MODEL).isin(*of_scopes.get(one.scope, ())) & (F.col(C.SLICE) == one.name) for one in slices]
     lists = rows.lists().unionByName(cold_lists(rows, sources, k=max(ks)), allowMissingColumns=True)
-    accuracy = judge_lists(lists, rows.targets, rows.buyers, sources=sources, slices=slices, ks=ks).drop(C.NUM_TARGETS)
+    accuracy = judge_lists(
+        lists, rows.targets, rows.buyers, fold=rows.fold.name, sources=sources, slices=slices, ks=ks
+    ).drop(C.NUM_TARGETS)
     whole = [one for one in slices if one.name in rows.scopes]
-    macro = judge_categories(lists, rows.targets, sources=sources, slices=whole, ks=ks)
+    macro = judge_categories(lists, rows.targets, fold=rows.fold.name, sources=sources, slices=whole, ks=ks)
     return accuracy.where(reduce(or_, judged)), macro.where(reduce(or_, judged))
 
 

@@ -144,10 +144,18 @@ def _judged(folds: Sequence[JudgedFold], models: Sequence[str], scope: str) -> D
     """One row a (model, fold's user with targets), as of one fold, with the NDCG as the only value."""
     place = F.lit(metric_names([CUT_OFF]).index(_NDCG))
     judged = [
-        judge_lists(one.candidates, one.targets, one.buyers, sources=models, slices=[scope_slice(scope)], ks=[CUT_OFF])
+        judge_lists(
+            one.candidates,
+            one.targets,
+            one.buyers,
+            fold=POOLED,
+            sources=models,
+            slices=[scope_slice(scope)],
+            ks=[CUT_OFF],
+        )
         for one in folds
     ]
-    users = reduce(DataFrame.unionByName, judged).withColumn(C.FOLD, F.lit(POOLED))
+    users = reduce(DataFrame.unionByName, judged)
     return users.withColumn(VALUES, F.array(F.get(VALUES, place)))
 
 

@@ -127,7 +127,7 @@ def _judged(context: StageContext, names: Sequence[str], scope: str, k: int) -> 
         lists = tables.read("candidates", fold=name, source=MODEL).where(F.col(C.SCOPE) == scope)
         buyers = num_buyers_of(tables.read("interactions", fold=name))
         targets = tables.read("targets", fold=name)
-        yield judge_lists(lists, targets, buyers, sources=[MODEL], slices=[scope_slice(scope)], ks=[k])
+        yield judge_lists(lists, targets, buyers, fold=name, sources=[MODEL], slices=[scope_slice(scope)], ks=[k])
 
 
 def _headline(judged: Sequence[DataFrame], k: int) -> tuple[float, int]:
