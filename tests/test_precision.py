@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from xrec.config import Sequence
 from xrec.sequence.dropout import seed_dropout
-from xrec.sequence.losses import windows_loss
+from xrec.sequence.losses import LossFunction, sampled_softmax, windows_loss
 from xrec.sequence.models import SequenceModel, build_model, model_settings
 from xrec.sequence.objective import Asked
 
@@ -30,8 +32,8 @@ def a_model(name: str, device: torch.device, dropout: float = 0.0) -> SequenceMo
     return build_model(settings).to(device)
 
 
-def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor, Tensor, Tensor]:
-    """Tokens with padding on the left, one or two targets a state, negatives, log q, and which negatives are out."""
+def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor, LossFunction, Tensor]:
+    """Tokens with padding on the left, one or two targets a state, negatives, the loss, and which negatives are out."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, VOCABULARY + 1, (ROWS, LENGTH + 1), generator=generator)
     for row in range(ROWS):
@@ -49,7 +51,8 @@ def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor,
     negatives = torch.randint(1, VOCABULARY + 1, (64,), generator=generator)
     log_q = torch.full((VOCABULARY + 1,), 1 / VOCABULARY).log()
     is_out = torch.rand(len(rows), 64, generator=generator) < 0.3
-    return tokens[:, :-1].to(device), asked, negatives.to(device), log_q.to(device), is_out.to(device)
+    function = partial(sampled_softmax, log_q_V=log_q.to(device))
+    return tokens[:, :-1].to(device), asked, negatives.to(device), function, is_out.to(device)
 
 
 def loss_and_gradients(name: str, device: torch.device, precision: str) -> tuple[float, Tensor]:

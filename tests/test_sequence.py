@@ -22,7 +22,7 @@ from xrec.sequence.dropout import Dropout, seed_dropout
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
 from xrec.sequence.loader import Shard, Windows
-from xrec.sequence.losses import full_softmax, sampled_softmax
+from xrec.sequence.losses import FULL_SOFTMAX_UP_TO, Loss, full_softmax, gbce, gbce_beta, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model
 from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress
@@ -162,6 +162,100 @@ def test_sampling_reaches_the_full_softmax_in_the_limit() -> None:
     rest = logits.scatter(1, targets[:, None] - 1, float("-inf")).logsumexp(dim=1)
     corrected_target = target_logit - torch.log(400_000 * q[targets])
     torch.testing.assert_close(others, torch.nn.functional.softplus(rest - corrected_target), rtol=0.02, atol=0.02)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["full_softmax", "sampled_softmax", "gbce"])
+def test_auto_is_the_full_softmax_of_few_items_and_samples_of_many(name: str) -> None:
+    few, many = 50, FULL_SOFTMAX_UP_TO + 10
+    for num_items, expected in ((few, "full_softmax"), (many, "sampled_softmax")):
+        targets, competes = torch.zeros(num_items + 1, dtype=torch.float64), torch.ones(num_items + 1, dtype=torch.bool)
+        targets[3], competes[:3] = 1.0, False
+        assert Loss.choose(Sequence(), targets, competes, CPU).name == expected
+        loss = Loss.choose(Sequence(loss=name, num_negatives=40), targets, competes, CPU)
+        assert loss.name == name
+        drawn = loss.draw(7)
+        assert torch.equal(drawn, loss.draw(7))
+        if name == "full_softmax":
+            assert drawn.tolist() == list(range(3, num_items + 1))
+        elif name == "sampled_softmax":
+            assert drawn.tolist() == [3] * 40
+        else:
+            assert len(drawn) == 40
+            assert drawn.min() >= 3
+            assert not torch.equal(drawn, loss.draw(8))
+
+
+def test_the_full_softmax_is_torchs_over_the_items_that_compete() -> None:
+    """Of two states that the same items are out for, as the softmax whose other logits are minus infinity."""
+    items, hidden = an_encoder(), torch.randn(4, 8)
+    states, targets = torch.tensor([0, 0, 1, 2, 3]), torch.tensor([3, 5, 9, 5, 7])
+    out = torch.zeros(4, 21, dtype=torch.bool)
+    out[1, [2, 5, 20]] = out[2, [1, 9]] = True
+    loss = Loss.choose(Sequence(), torch.zeros(21).double(), torch.arange(21) > 0, CPU)
+    negatives = loss.draw(0)
+    found = loss.function(hidden, states, targets, negatives, items=items, is_out_NS=out[:, negatives])
+    logits = items.logits(hidden).masked_fill(out, float("-inf"))
+    torch.testing.assert_close(
+        found, torch.nn.functional.cross_entropy(logits[states], targets, reduction="none"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gbce_is_a_naive_versions() -> None:
+    items, hidden = an_encoder(), torch.randn(3, 8)
+    states, targets = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 5, 9, 5])
+    negatives = torch.tensor([5, 2, 3, 5, 14])
+    out = torch.zeros(3, 5, dtype=torch.bool)
+    out[1, [1, 4]] = True
+    beta = gbce_beta(5, 20, 0.75)
+    expected = []
+    for state, target in zip(states, targets, strict=True):
+        probabilities = torch.sigmoid(items.logits(hidden[state][None])[0]).detach().double()
+        loss = -beta * np.log(probabilities[target])
+        for place, token in enumerate(negatives):
+            if token != target and not out[state, place]:
+                loss -= np.log(1 - probabilities[token])
+        expected.append(float(loss) / 6)
+    found = gbce(hidden, states, targets, negatives, beta=beta, items=items, is_out_NS=out)
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4)
+
+
+def test_gbces_beta_is_the_papers() -> None:
+    assert gbce_beta(256, 10_001, 0.0) == pytest.approx(1.0)
+    assert gbce_beta(256, 10_001, 1.0) == pytest.approx(0.0256)
+    assert gbce_beta(256, 10_001, 0.75) == pytest.approx(0.0256 * (0.75 * (1 - 1 / 0.0256) + 1 / 0.0256))
+    assert gbce_beta(100, 20, 0.5) == 1.0, "all items are drawn: nothing to undo"
+
+
+@pytest.mark.parametrize("name", ["full_softmax", "sampled_softmax", "gbce"])
+def test_the_gradients_of_a_loss_are_its_slopes(name: str) -> None:
+    """Along random directions of the states, the embeddings and the biases, by finite differences."""
+    items, hidden = an_encoder(), torch.randn(3, 8, requires_grad=True)
+    states, targets = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 5, 9, 5])
+    out = torch.zeros(3, 21, dtype=torch.bool)
+    out[1, [2, 5, 20]] = True
+    shares = (torch.arange(21) > 0).double() / 20
+    loss = Loss.choose(Sequence(loss=name, num_negatives=12), shares, shares > 0, CPU)
+    negatives = loss.draw(1)
+
+    def total() -> torch.Tensor:
+        return loss.function(hidden, states, targets, negatives, items=items, is_out_NS=out[:, negatives]).sum()
+
+    inputs = [hidden, items.embedding.weight, items.bias]
+    gradients = torch.autograd.grad(total(), inputs)
+    for one, gradient in zip(inputs, gradients, strict=True):
+        for _ in range(3):
+            direction = torch.randn_like(one)
+            sides = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    one.add_(direction, alpha=sign * 1e-2)
+                    sides.append(float(total()))
+                    one.sub_(direction, alpha=sign * 1e-2)
+            slope = (sides[0] - sides[1]) / 2e-2
+            assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02, abs=0.02)
 
 
 def test_the_untrained_model_ranks_by_popularity() -> None:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xrec.config import Sequence
-from xrec.sequence.losses import windows_loss
+from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import SequenceModel, build_model, model_settings
 from xrec.sequence.objective import Asked
 
@@ -51,7 +51,8 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=sequence.learning_rate, fused=True)
         shares = 1 / np.arange(1, vocabulary + 1) ** ZIPF
         self.q = np.concatenate([[0.0], shares / shares.sum()])
-        self.log_q = torch.from_numpy(np.log(np.maximum(self.q, 1e-30))).float().to(device)
+        q = torch.from_numpy(self.q)
+        self.loss = Loss.choose(sequence, q, q > 0, device)
         self.sequence, self.device = sequence, device
 
     def batches(self, rows: int, number: int, seed: int = 0) -> Iterator[tuple[Tensor, Asked, Tensor]]:
@@ -61,7 +62,7 @@ class Training:
         def draw(*shape: int) -> NDArray[np.int64]:
             return np.searchsorted(cumulative, rng.random(shape), side="right").clip(1, len(cumulative) - 1)
 
-        for _ in range(number):
+        for step in range(number):
             tokens = draw(rows, self.sequence.length + 1)
             asked = Asked(
                 rows_N=np.repeat(np.arange(rows), self.sequence.length),
@@ -71,17 +72,12 @@ class Training:
                 weights_P=np.ones(rows * self.sequence.length, np.float32),
                 touched_at_RC=None,
             )
-            negatives = draw(self.sequence.num_negatives)
-            yield (
-                torch.from_numpy(tokens[:, :-1]).to(self.device),
-                asked,
-                torch.from_numpy(negatives).to(self.device),
-            )
+            yield torch.from_numpy(tokens[:, :-1]).to(self.device), asked, self.loss.draw(seed + step)
 
     def step(self, tokens: Tensor, asked: Asked, negatives: Tensor, precision: str) -> Tensor:
         """One step; gives the mean loss of a target (nats)."""
         self.optimizer.zero_grad()
-        loss = windows_loss(self.model, tokens, asked, negatives, self.log_q, precision=precision)
+        loss = windows_loss(self.model, tokens, asked, negatives, self.loss.function, precision=precision)
         loss = loss / len(asked.states_P)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
@@ -110,7 +106,7 @@ def report(figure: str, value: float, unit: str, against: str | None, n: int, **
 
 def measure(model: str, rows: int, precision: str, arguments: argparse.Namespace, device: torch.device) -> float:
     """Print rows/s and memory of a batch size; gives the rows/s."""
-    sequence = Sequence(dim=arguments.dim, length=arguments.length)
+    sequence = Sequence(dim=arguments.dim, length=arguments.length, loss="sampled_softmax")
     training = Training(model, sequence, arguments.vocabulary, device)
     batches = list(training.batches(rows, arguments.steps))
     training.turn(batches, precision)
@@ -129,7 +125,7 @@ def difference_to_cpu(model: str, device: torch.device, vocabulary: int = 1000, 
     """The largest relative difference of the losses of some steps."""
     losses = []
     for where in (torch.device("cpu"), device):
-        training = Training(model, Sequence(dropout=0.0), vocabulary, where)
+        training = Training(model, Sequence(dropout=0.0, loss="sampled_softmax"), vocabulary, where)
         losses.append([float(training.step(*batch, "fp32")) for batch in training.batches(32, steps)])
     return max(abs(there - here) / abs(here) for here, there in zip(*losses, strict=True))
 

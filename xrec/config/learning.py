@@ -177,8 +177,14 @@ items (for benchmark parity)."""
     """Attention heads of the Transformer."""
     dropout: Share = 0.5
     """Dropout."""
+    loss: Literal["auto", "full_softmax", "sampled_softmax", "gbce"] = "auto"
+    """What a target costs: full_softmax over all items that compete; sampled_softmax over negatives drawn from the training \
+targets' distribution, logQ-corrected; gbce over negatives drawn uniformly, each a yes or no; auto: the first up to 2,000 items, \
+else the second."""
     num_negatives: Count = 512
-    """Negatives a step, shared by its rows, drawn from the training targets' distribution, logQ-corrected."""
+    """Negatives a step, shared by its rows."""
+    gbce_calibration: Share = 0.75
+    """gbce: 0 leaves the targets' probabilities as sampling makes them, 1 undoes that wholly (t of Petrov and Macdonald 2023)."""
     batch_rows: Count = 64
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
     epochs: Count = 6

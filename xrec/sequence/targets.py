@@ -1,4 +1,4 @@
-"""The distribution of the training targets, which negatives are drawn from and corrected by, and what is popular."""
+"""The distribution of the training targets, and what is popular."""
 
 from __future__ import annotations
 
@@ -19,19 +19,15 @@ _BLOCK_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TargetDistribution:
-    """q over the tokens; 0 for padding and for tokens that are never a target."""
+    """What the training asks for, and what could be asked."""
 
     probabilities: Tensor
-    """Shape (V,), float64, on the CPU."""
-    log_q: Tensor
-    """Natural logarithm, shape (V,), float32, on the device; -inf where q is 0."""
+    """Of the tokens as targets, 0 for padding and what is never one: shape (V,), float64, on the CPU."""
     popularity: Tensor
     """Shares of the tokens in all that could be a target, whether asked or not: shape (V,), float64, on the CPU."""
 
     @classmethod
-    def count(
-        cls, shards: list[Shard], vocabulary: Vocabulary, sequence: Sequence, device: torch.device
-    ) -> TargetDistribution:
+    def count(cls, shards: list[Shard], vocabulary: Vocabulary, sequence: Sequence) -> TargetDistribution:
         """Count the weighted targets of all ranks' shards, one reading of the training windows."""
         counts_V, had_V = np.zeros((2, len(vocabulary.item_idx_V)))
         for shard in shards:
@@ -44,13 +40,4 @@ class TargetDistribution:
                     had_V += np.bincount(rows.tokens[:, 1:].ravel(), weights.ravel(), minlength=len(had_V))
         summed = hvd.allreduce(torch.from_numpy(np.stack([counts_V, had_V])), op=hvd.Sum, name="target_counts")
         probabilities_V, popularity_V = summed / summed.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        return cls(
-            probabilities=probabilities_V, log_q=probabilities_V.log().float().to(device), popularity=popularity_V
-        )
-
-    def draw(self, num_negatives: int, seed: int) -> Tensor:
-        """Tokens ``negatives_S``, drawn independently from q; the same on every rank."""
-        uniform_S = np.random.default_rng(seed).random(num_negatives)
-        cumulative_V = self.probabilities.numpy().cumsum()
-        drawn_S = np.searchsorted(cumulative_V / max(cumulative_V[-1], 1e-9), uniform_S, side="right")
-        return torch.from_numpy(drawn_S.clip(max=len(cumulative_V) - 1)).to(self.log_q.device)
+        return cls(probabilities=probabilities_V, popularity=popularity_V)

@@ -19,7 +19,7 @@ from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import load_tensors, save_epoch
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.loader import Shard, Windows, key_of
-from xrec.sequence.losses import windows_loss
+from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
 from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
@@ -56,9 +56,11 @@ class Trainer:
         self.validation_shards = [Shard.find(spec.export, VALIDATION, index) for index in mine]
         self.batch_rows = self.sequence.batch_rows // self.sequence.num_shards
         self.vocabulary = Vocabulary.read(spec)
-        self.targets = TargetDistribution.count(self.train_shards, self.vocabulary, self.sequence, device)
+        self.targets = TargetDistribution.count(self.train_shards, self.vocabulary, self.sequence)
         if not self.targets.probabilities.any():
             raise TrainingError(nothing_to_learn_from(spec))
+        competes_V = torch.from_numpy(self.vocabulary.category_V >= 0)
+        self.loss = Loss.choose(self.sequence, self.targets.probabilities, competes_V, device)
         torch.manual_seed(key_of(self.seed))
         self.model_settings = model_settings(
             spec.model, self.sequence, spec.export.vocabulary_size, self.vocabulary.given_dim
@@ -97,7 +99,7 @@ class Trainer:
         while not progress.done:
             started = time.perf_counter()
             number = progress.last + 1
-            loss = self._train_epoch(number, num_steps)
+            loss = self.train_epoch(number, num_steps)
             scores = validate(
                 self.model, self.validation_shards, self.vocabulary, self.sequence, self.batch_rows, self.device
             )
@@ -176,13 +178,13 @@ class Trainer:
             )
         return int(lowest)
 
-    def _train_epoch(self, epoch: int, num_steps: int) -> float:
+    def train_epoch(self, epoch: int, num_steps: int) -> float:
         """All training windows once; gives the mean loss of a target (nats)."""
         self.model.train()
         streams = [shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch) for shard in self.train_shards]
         totals = torch.zeros(2, dtype=torch.float64)
         for step in range(num_steps):
-            negatives_S = self.targets.draw(self.sequence.num_negatives, key_of(self.seed, epoch, step))
+            negatives_S = self.loss.draw(key_of(self.seed, epoch, step))
             seed_dropout(
                 self.model, [key_of(self.seed, epoch, step, shard.index) for shard in self.train_shards], self.device
             )
@@ -214,7 +216,7 @@ class Trainer:
             tokens_BL,
             asked,
             negatives_S,
-            self.targets.log_q,
+            self.loss.function,
             None if out_NS is None else torch.from_numpy(out_NS).to(self.device),
             precision=self.sequence.precision,
         )
