@@ -16,7 +16,7 @@ from test_generators import Staged, facts_of, local, stage
 from world import make_world
 from xrec import columns as C
 from xrec.config import Feedback, Filters, Settings
-from xrec.config.learning import Source
+from xrec.config.ranking import Source
 from xrec.evaluation.folds import Fold
 from xrec.generators.sources import GENERATORS, candidates_of, users_of_folds
 from xrec.ranking.filters import ListFilters, eligible_of_folds

@@ -23,30 +23,37 @@ from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
 from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.losses import FULL_SOFTMAX_UP_TO, Loss, full_softmax, gbce, gbce_beta, sampled_softmax
-from xrec.sequence.models import SequenceModel, build_model, load_model
+from xrec.sequence.models import SequenceModel, build_model, load_model, model_settings
 from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.trainer import TrainingError, note_epoch, schedule
+from xrec.sequence.transformer import turned, turns_of
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
 
 pytestmark = pytest.mark.torch
 
 MODELS = ("gru", "transformer")
+KINDS: dict[str, dict[str, Any]] = {
+    "gru": {"model": "gru"},
+    "lstm": {"model": "gru", "cell": "lstm"},
+    "transformer": {"model": "transformer", "num_heads": 2, "length": 12},
+    "rotary": {"model": "transformer", "num_heads": 2, "length": 12, "positions": "rotary"},
+}
 
 
 def model_of(name: str, num_layers: int = 2) -> SequenceModel:
     torch.manual_seed(1)
     settings: dict[str, Any] = {
-        "model": name,
+        **KINDS[name],
         "vocabulary_size": 20,
         "dim": 8,
         "num_layers": num_layers,
         "dropout": 0.5,
     }
-    model = build_model(settings | ({"num_heads": 2, "length": 12} if name == "transformer" else {})).eval()
+    model = build_model(settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -54,7 +61,7 @@ def model_of(name: str, num_layers: int = 2) -> SequenceModel:
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_padding_on_the_left_does_not_change_a_score(name: str) -> None:
     model = model_of(name)
     tokens = torch.randint(1, 21, (3, 5))
@@ -63,7 +70,7 @@ def test_padding_on_the_left_does_not_change_a_score(name: str) -> None:
     torch.testing.assert_close(model(padded)[:, 7:], model(tokens))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_future_item_does_not_change_an_earlier_state(name: str) -> None:
     model = model_of(name)
     tokens = torch.randint(1, 21, (3, 12))
@@ -73,13 +80,53 @@ def test_a_future_item_does_not_change_an_earlier_state(name: str) -> None:
     assert not torch.allclose(model(changed)[:, 8:], model(tokens)[:, 8:])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_an_older_item_does_change_the_state(name: str) -> None:
     model = model_of(name)
     tokens = torch.randint(1, 20, (3, 6))
     changed = tokens.clone()
     changed[:, 2] += 1
     assert not torch.allclose(model(changed)[:, -1], model(tokens)[:, -1])
+
+
+def test_rotary_positions_turn_as_complex_numbers_and_know_distances_alone() -> None:
+    vectors = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    places = torch.arange(4, -1, -1)
+    found = turned(vectors, turns_of(places, 8))
+    for pair in range(4):
+        number = torch.complex(vectors[..., pair], vectors[..., pair + 4])
+        expected = number * torch.exp(1j * places.double() * 10_000 ** (-2 * pair / 8))
+        torch.testing.assert_close(
+            torch.complex(found[..., pair], found[..., pair + 4]), expected, rtol=1e-6, atol=1e-6
+        )
+    query, key = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def product(of_query: int, of_key: int) -> float:
+        places_of = (torch.tensor([of_query]), torch.tensor([of_key]))
+        return float((turned(query, turns_of(places_of[0], 8)) * turned(key, turns_of(places_of[1], 8))).sum())
+
+    assert product(3, 1) == pytest.approx(product(40, 38), abs=1e-4)
+    assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Sequence(cell="lstm"), {"model": "gru", "cell": "lstm", "dim": 64}),
+        (Sequence(positions="rotary", dim=4), {"model": "transformer", "positions": "rotary", "dim": 12}),
+        (Sequence(dim=4), {"model": "transformer", "positions": "learned", "dim": 10}),
+    ],
+)
+def test_a_model_is_built_from_what_its_checkpoint_says(settings: Sequence, expected: dict[str, Any]) -> None:
+    """The given vectors have 10 numbers; two heads of rotary positions share a multiple of 4."""
+    told = model_settings(expected["model"], settings, 20, given_dim=10)
+    assert told | expected == told
+    assert build_model(told).items.embedding.embedding_dim == expected["dim"]
+
+
+def test_an_odd_head_cannot_turn() -> None:
+    with pytest.raises(ValueError, match=r"sequence.dim: found 6, expected an even multiple of num_heads \(2\)"):
+        Sequence(dim=6, num_heads=2, positions="rotary")
 
 
 def test_the_dot_product_of_the_vectors_is_the_logit() -> None:
@@ -443,11 +490,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Train in this process, once for each set of arguments; gives settings, progress and what was printed."""
     done: dict[Any, Any] = {}
 
-    def train(model: str, *, shuffled: bool = False) -> Any:
-        key = (model, shuffled)
+    def train(model: str, *, shuffled: bool = False, **sequence: Any) -> Any:
+        key = (model, shuffled, *sequence.items())
         if key not in done:
             root = tmp_path_factory.mktemp(f"{model}-{shuffled}")
-            settings = settings_at(root)
+            settings = settings_at(root, **sequence)
             write_world(root, settings, shuffled=shuffled)
             done[key] = (root, settings, train_all([spec_of(model, settings)])[0])
         return done[key]
@@ -455,9 +502,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return train
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_model_learns_the_known_answer(model: str, trained: Callable[..., Any]) -> None:
-    root, settings, progress = trained(model)
+@pytest.mark.parametrize(
+    ("model", "sequence"),
+    [
+        ("gru", {}),
+        ("gru", {"cell": "lstm"}),
+        ("gru", {"loss": "sampled_softmax"}),
+        ("gru", {"loss": "gbce", "num_negatives": 30}),
+        ("transformer", {}),
+        ("transformer", {"positions": "rotary"}),
+    ],
+)
+def test_a_model_learns_the_known_answer(model: str, sequence: dict[str, Any], trained: Callable[..., Any]) -> None:
+    root, settings, progress = trained(model, **sequence)
     popularity = hit_rate_of_popularity(root, settings)
     best = progress.epochs[progress.best - 1]
     assert best.hit_rate > 0.95 > popularity + 0.2

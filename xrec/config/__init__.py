@@ -30,29 +30,13 @@ from xrec.config.inputs import (
     TimeFormat,
     Users,
 )
-from xrec.config.learning import (
-    Als,
-    Balance,
-    Categories,
-    Content,
-    Ease,
-    Evaluation,
-    Folds,
-    ItemKnn,
-    LogRules,
-    Outliers,
-    Persons,
-    Ranker,
-    Ranking,
-    Sequence,
-    Transitions,
-    Trend,
-    UserKnn,
-    Weights,
-)
+from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
 from xrec.config.publish import Publish
+from xrec.config.ranking import Ranker, Ranking
+from xrec.config.sequences import Sequence
 from xrec.config.settings import Settings
+from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
 
 __all__ = [

@@ -12,27 +12,11 @@ from xrec.config.base import Count, Frozen, Name
 from xrec.config.experiment import Experiment, Exposures, Feedback
 from xrec.config.filters import Filters
 from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
-from xrec.config.learning import (
-    Als,
-    Balance,
-    Categories,
-    Content,
-    Ease,
-    Evaluation,
-    Folds,
-    ItemKnn,
-    LogRules,
-    Outliers,
-    Persons,
-    Ranker,
-    Ranking,
-    Sequence,
-    Transitions,
-    Trend,
-    UserKnn,
-    Weights,
-)
+from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
 from xrec.config.publish import Publish
+from xrec.config.ranking import Ranker, Ranking
+from xrec.config.sequences import Sequence
+from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
 
 

@@ -23,15 +23,19 @@ def model_settings(model: str, sequence: Sequence, vocabulary_size: int, given_d
 
     The embeddings hold what the items are given, vectors of length ``given_dim``.
     """
+    # Every head has as many numbers, and rotary positions turn them by pairs.
+    unit = sequence.num_heads * (2 if sequence.positions == "rotary" else 1)
     settings: dict[str, Any] = {
         "model": model,
         "vocabulary_size": vocabulary_size,
-        "dim": max(sequence.dim, -(-given_dim // sequence.num_heads) * sequence.num_heads),
+        "dim": max(sequence.dim, -(-given_dim // unit) * unit),
         "num_layers": sequence.num_layers,
         "dropout": sequence.dropout,
     }
+    if model == "gru":
+        settings |= {"cell": sequence.cell}
     if model == "transformer":
-        settings |= {"num_heads": sequence.num_heads, "length": sequence.length}
+        settings |= {"num_heads": sequence.num_heads, "length": sequence.length, "positions": sequence.positions}
     return settings
 
 

@@ -1,6 +1,7 @@
 """SASRec: causal self-attention over a user's events (Kang and McAuley 2018, "Self-attentive sequential recommendation").
 
-Blocks are pre-norm (Xiong et al. 2020), which trains without a long warm-up.
+Blocks are pre-norm (Xiong et al. 2020), which trains without a long warm-up. Places are learned vectors, or rotations of queries
+and keys (``sequence.positions``; Su et al. 2021, "RoFormer", section 3.2).
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, *, vocabulary_size: int, dim: int, num_layers: int, num_heads: int, length: int, dropout: float
+        self,
+        *,
+        vocabulary_size: int,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        length: int,
+        dropout: float,
+        positions: str = "learned",
     ) -> None:
         super().__init__()
         self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
-        self.positions = nn.Embedding(length, dim)
-        nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)
+        self.positions = nn.Embedding(length, dim) if positions == "learned" else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)
+        self.dim_of_head = dim // num_heads
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
@@ -35,10 +46,15 @@ class Transformer(nn.Module):
         """The state after each token."""
         length = tokens_BL.shape[1]
         from_the_right_L = torch.arange(length - 1, -1, -1, device=tokens_BL.device)
-        hidden_BLD = self.dropout(self.items(tokens_BL) + self.positions(from_the_right_L))
+        hidden_BLD, turns_Lh = self.items(tokens_BL), None
+        if self.positions is not None:
+            hidden_BLD = hidden_BLD + self.positions(from_the_right_L)
+        else:
+            turns_Lh = turns_of(from_the_right_L, self.dim_of_head)
+        hidden_BLD = self.dropout(hidden_BLD)
         visible_B1LL = visible(tokens_BL)
         for block in self.blocks:
-            hidden_BLD = block(hidden_BLD, visible_B1LL)
+            hidden_BLD = block(hidden_BLD, visible_B1LL, turns_Lh)
         normed_BLD: Tensor = self.norm(hidden_BLD)
         return normed_BLD
 
@@ -56,21 +72,39 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden_BLD: Tensor, visible_B1LL: Tensor) -> Tensor:
-        """One block; ``visible_B1LL`` says which key (last axis) each query may look at."""
-        hidden_BLD = hidden_BLD + self.dropout(self._attend(self.attention_norm(hidden_BLD), visible_B1LL))
+    def forward(self, hidden_BLD: Tensor, visible_B1LL: Tensor, turns_Lh: Tensor | None = None) -> Tensor:
+        """One block; ``visible_B1LL`` says which key (last axis) each query may look at, ``turns_Lh`` how places turn them."""
+        attended_BLD = self._attend(self.attention_norm(hidden_BLD), visible_B1LL, turns_Lh)
+        hidden_BLD = hidden_BLD + self.dropout(attended_BLD)
         fed_BLD: Tensor = self.dropout(self.feed(self.feed_norm(hidden_BLD)))
         return hidden_BLD + fed_BLD
 
-    def _attend(self, normed_BLD: Tensor, visible_B1LL: Tensor) -> Tensor:
+    def _attend(self, normed_BLD: Tensor, visible_B1LL: Tensor, turns_Lh: Tensor | None) -> Tensor:
         batch, length, dim = normed_BLD.shape
         heads = (batch, length, self.num_heads, dim // self.num_heads)
         query_BHLd, key_BHLd, value_BHLd = (
             part.view(heads).transpose(1, 2) for part in self.query_key_value(normed_BLD).chunk(3, dim=-1)
         )
+        if turns_Lh is not None:
+            query_BHLd, key_BHLd = turned(query_BHLd, turns_Lh), turned(key_BHLd, turns_Lh)
         mixed_BHLd = F.scaled_dot_product_attention(query_BHLd, key_BHLd, value_BHLd, attn_mask=visible_B1LL)
         attended: Tensor = self.mix(mixed_BHLd.transpose(1, 2).reshape(batch, length, dim))
         return attended
+
+
+def turns_of(places_L: Tensor, dim_of_head: int) -> Tensor:
+    """The angles by which places turn the pairs of a head's numbers, shape (L, d / 2): from 1 radian a place down to 1 / 10,000."""
+    pairs_h = torch.arange(0, dim_of_head, 2, device=places_L.device)
+    return places_L[:, None] * 10_000.0 ** (-pairs_h / dim_of_head)
+
+
+def turned(vectors_BHLd: Tensor, turns_Lh: Tensor) -> Tensor:
+    """Vectors with each pair (n, n + d / 2) of their numbers turned: the product of two depends on how far apart they are alone."""
+    cosines_Lh, sines_Lh = turns_Lh.cos().to(vectors_BHLd.dtype), turns_Lh.sin().to(vectors_BHLd.dtype)
+    first_BHLh, second_BHLh = vectors_BHLd.chunk(2, dim=-1)
+    return torch.cat(
+        [first_BHLh * cosines_Lh - second_BHLh * sines_Lh, first_BHLh * sines_Lh + second_BHLh * cosines_Lh], dim=-1
+    )
 
 
 def visible(tokens_BL: Tensor) -> Tensor:

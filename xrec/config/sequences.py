@@ -1,0 +1,93 @@
+"""Settings of the sequence models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Count, Frozen, Positive, Share
+
+
+class Sequence(Frozen):
+    """Export and training of the sequence models."""
+
+    length: Count = 100
+    """Events a window."""
+    max_windows: Count = 6
+    """Newest windows a user."""
+    min_buyers: Count = 5
+    """Items with fewer distinct users are not in the vocabulary."""
+    num_shards: Count = 4
+    """Logical shards V: a multiple of the number of processes."""
+    validation_share: Share = 0.05
+    """Share of the users that only validate (they are never trained on)."""
+    num_processes: Count = 2
+    """Horovod processes."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads a process; 0: cores of the machine / processes on it."""
+    launcher: Literal["spark", "horovodrun"] = "spark"
+    """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
+    start_timeout: Count = 300
+    """Seconds to wait until all processes have started."""
+    objective: Literal["new_categories", "next_event"] = "new_categories"
+    """What a state learns to foretell: new_categories: what the user buys later within the window of categories that he has not \
+bought from by then, among the items of such categories alone, which is what the lists ask; next_event: his next event, among all \
+items (for benchmark parity)."""
+    item_vectors: Literal["als"] | None = "als"
+    """Model whose item vectors are the models' embeddings, given and not learned; null: embeddings are learned."""
+    targets: Literal["all", "first"] = "first"
+    """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
+    dim: Count = 64
+    """Length of the embeddings and vectors, or that of `item_vectors` where it is more."""
+    num_layers: Count = 1
+    """Blocks (Transformer) or layers (GRU)."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """The GRU's recurrent cell."""
+    num_heads: Count = 2
+    """Attention heads of the Transformer."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """How the Transformer knows the order: learned: a vector for each place, counted from the newest event; rotary: queries and \
+keys are turned by their place, so that attention knows how far apart two events are."""
+    dropout: Share = 0.5
+    """Dropout."""
+    loss: Literal["auto", "full_softmax", "sampled_softmax", "gbce"] = "auto"
+    """What a target costs: full_softmax over all items that compete; sampled_softmax over negatives drawn from the training \
+targets' distribution, logQ-corrected; gbce over negatives drawn uniformly, each a yes or no; auto: the first up to 2,000 items, \
+else the second."""
+    num_negatives: Count = 512
+    """Negatives a step, shared by its rows."""
+    gbce_calibration: Share = 0.75
+    """gbce: 0 leaves the targets' probabilities as sampling makes them, 1 undoes that wholly (t of Petrov and Macdonald 2023)."""
+    batch_rows: Count = 64
+    """Rows (windows) a global step, over all processes; a multiple of num_shards."""
+    epochs: Count = 6
+    """Passes over the training windows of the oldest fold of a run."""
+    epochs_more: Annotated[int, Field(ge=0)] = 1
+    """Passes over those of each later fold, which goes on from the model of the fold before; 0: every fold starts afresh."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: training multiplies matrices in bfloat16 (GPUs, processors with AMX); weights, sums and the optimizer keep float32."""
+    learning_rate: Positive = 3e-3
+    """Adam's step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Adam's decoupled decay."""
+    patience: Count = 3
+    """Epochs without a better validation metric before training stops."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Sequence:
+        if self.num_shards % self.num_processes:
+            raise ValueError(
+                f"sequence.num_shards: found {self.num_shards}, expected a multiple of num_processes ({self.num_processes})"
+            )
+        if self.batch_rows % self.num_shards:
+            raise ValueError(
+                f"sequence.batch_rows: found {self.batch_rows}, expected a multiple of num_shards ({self.num_shards})"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"sequence.dim: found {self.dim}, expected a multiple of num_heads ({self.num_heads})")
+        if self.positions == "rotary" and self.dim // self.num_heads % 2:
+            raise ValueError(
+                f"sequence.dim: found {self.dim}, expected an even multiple of num_heads ({self.num_heads}) for rotary positions"
+            )
+        return self
