@@ -4,8 +4,8 @@
     ./spark-submit.sh tests/bench/resume_equality.py --data FOLDER --kills 6
 
 The default log's windows are exported by the pipeline. One training runs undisturbed under horovodrun, with two processes. Then the
-same runs again and again: each time a rank, the launcher with all it started, or both in turn is killed after a random while, until
-the last start is left alone. Both end on the same number of processes and threads.
+same runs again and again: each time a rank, or the launcher with all that it started, is killed after a random while, until it has
+been killed --kills times or comes to its end before. Both end on the same number of processes and threads.
 
 - max_weight_difference: the largest absolute difference of a weight or an optimizer's number after the last epoch; 0 is equal
 - rows_seen_once: whether every row of the training split is in exactly one batch of an epoch, counted over both processes' shards
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xrec-resume-") as temporary:
-        settings, values = exported(Path(arguments.data or temporary).resolve(), arguments.config, epochs=3)
+        settings, values = exported(Path(arguments.data or temporary).resolve(), arguments.config, epochs=6)
         spec = newest_spec(arguments.model, settings)
         command = command_of(arguments, values)
         started = time.monotonic()
@@ -57,9 +57,12 @@ def main() -> None:
         seconds, undisturbed = time.monotonic() - started, tensors_of(spec)
         shutil.rmtree(spec.checkpoint)
         moments, kills = random.Random(arguments.seed), 0
-        for number in range(arguments.kills):
-            kills += run_and_kill(command, moments.uniform(0.3, 0.9) * seconds, WHOM[number % len(WHOM)])
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        while kills < arguments.kills:
+            if not run_and_kill(command, moments.uniform(0.3, 0.7) * seconds, WHOM[kills % len(WHOM)]):
+                break
+            kills += 1
+        else:
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         resumed = tensors_of(spec)
         once = rows_seen_once(spec)
     assert resumed.keys() == undisturbed.keys(), "the trainings hold different tensors"
@@ -81,19 +84,19 @@ def command_of(arguments: argparse.Namespace, values: dict[str, object]) -> list
     return command
 
 
-def run_and_kill(command: list[str], seconds: float, whom: str) -> int:
-    """Start, and after some seconds kill -9 one rank or everything; 1 where it was still running."""
+def run_and_kill(command: list[str], seconds: float, whom: str) -> bool:
+    """Start, and after some seconds kill -9 one rank or everything; False where it had come to its end before."""
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(seconds)
     if running.poll() is not None:
-        return 0
+        return False
     family = psutil.Process(running.pid).children(recursive=True)
     ranks = [one for one in family if "train_" in " ".join(one.cmdline()) and "python" in one.name()]
     for victim in ranks[-1:] if whom == "rank" else [psutil.Process(running.pid), *family]:
         os.kill(victim.pid, signal.SIGKILL)
     running.wait(timeout=300)
     psutil.wait_procs(family, timeout=300)
-    return 1
+    return True
 
 
 def tensors_of(spec: TrainingSpec) -> dict[str, torch.Tensor]:
