@@ -61,6 +61,9 @@ else the second."""
     """gbce: 0 leaves the targets' probabilities as sampling makes them, 1 undoes that wholly (t of Petrov and Macdonald 2023)."""
     batch_rows: Count = 64
     """Rows (windows) a global step, over all processes; a multiple of num_shards."""
+    accumulate: Count = 1
+    """Parts in which a process computes its rows of a step, one after the other, adding up the gradients: less memory, the same \
+step; divides the shards of a process."""
     epochs: Count = 6
     """Passes over the training windows of the oldest fold of a run."""
     epochs_more: Annotated[int, Field(ge=0)] = 1
@@ -73,12 +76,19 @@ else the second."""
     """Adam's decoupled decay."""
     patience: Count = 3
     """Epochs without a better validation metric before training stops."""
+    num_checkpoints: Count = 2
+    """Newest epochs that are kept, beside the best: what a resumed training goes on from where the newest file is damaged."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Sequence:
         if self.num_shards % self.num_processes:
             raise ValueError(
                 f"sequence.num_shards: found {self.num_shards}, expected a multiple of num_processes ({self.num_processes})"
+            )
+        if self.num_shards // self.num_processes % self.accumulate:
+            raise ValueError(
+                f"sequence.accumulate: found {self.accumulate}, expected a divisor of num_shards / num_processes "
+                f"({self.num_shards // self.num_processes})"
             )
         if self.batch_rows % self.num_shards:
             raise ValueError(

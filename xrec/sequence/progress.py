@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,6 +45,15 @@ class Progress:
     def last(self) -> int:
         """The newest epoch."""
         return len(self.epochs)
+
+
+def best_of(epochs: Sequence[Epoch]) -> int:
+    """The epoch whose weights count, 0 of none: the first of the highest validation metric, without validation users the newest."""
+    best: Epoch | None = None
+    for epoch in epochs:
+        if best is None or best.ndcg is None or epoch.ndcg is None or epoch.ndcg > best.ndcg:
+            best = epoch
+    return best.epoch if best else 0
 
 
 def save_progress(folder: str, progress: Progress) -> None:

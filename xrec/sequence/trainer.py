@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
-from xrec.sequence.checkpoint import load_tensors, save_epoch
+from xrec.sequence.checkpoint import load_tensors, newest_undamaged, save_epoch
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
 from xrec.sequence.objective import asked_of
-from xrec.sequence.progress import Epoch, Progress, load_progress, save_progress
+from xrec.sequence.progress import Epoch, Progress, best_of, load_progress, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.validation import validate
@@ -116,7 +116,7 @@ class Trainer:
             note_epoch(progress, epoch, epochs=self.spec.epochs, patience=self.sequence.patience)
             self.say(describe_epoch(self.spec, epoch, progress))
             if hvd.rank() == 0:
-                save_epoch(self.spec.checkpoint, self._tensors(), progress)
+                save_epoch(self.spec.checkpoint, self._tensors(), progress, num_kept=self.sequence.num_checkpoints)
         if progress.best != progress.last:
             self._restore(progress.best)
         return progress
@@ -138,10 +138,16 @@ class Trainer:
         found = load_progress(folder)
         where = f"{self.spec.model} {self.spec.export.fold}"
         if found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version) and found.last:
-            if load_tensors(folder, found.last).keys() == self._tensors().keys():
-                self.say(f"{where}: resuming after epoch {found.last} from {folder}")
-                return found
-            self.say(f"{where}: found an unfinished training by another version of xrec in {folder}: starting afresh")
+            readable = newest_undamaged(folder, found, self.say)
+            if readable is None:
+                self.say(f"{where}: no epoch of the unfinished training in {folder} can be read: starting afresh")
+            elif load_tensors(folder, readable.last).keys() == self._tensors().keys():
+                self.say(f"{where}: resuming after epoch {readable.last} from {folder}")
+                return readable
+            else:
+                self.say(
+                    f"{where}: found an unfinished training by another version of xrec in {folder}: starting afresh"
+                )
         elif found and not found.closed:
             self.say(
                 f"{where}: found an unfinished training of data version {found.version}, settings {found.digest}; now they "
@@ -182,18 +188,22 @@ class Trainer:
         """All training windows once; gives the mean loss of a target (nats)."""
         self.model.train()
         streams = [shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch) for shard in self.train_shards]
+        at_once = -(-len(streams) // self.sequence.accumulate)
         totals = torch.zeros(2, dtype=torch.float64)
         for step in range(num_steps):
             negatives_S = self.loss.draw(key_of(self.seed, epoch, step))
-            seed_dropout(
-                self.model, [key_of(self.seed, epoch, step, shard.index) for shard in self.train_shards], self.device
-            )
-            # One batch of all shards: a backward writes gradients of the whole vocabulary, whatever the rows.
-            batch = Windows.concatenate([next(stream) for stream in streams])
             self.optimizer.zero_grad()
-            loss, weight = self._loss(batch, negatives_S)
-            loss.backward()  # type: ignore[no-untyped-call]
-            sums = torch.tensor([loss.item(), weight], dtype=torch.float64)
+            sums = torch.zeros(2, dtype=torch.float64)
+            # As few backwards as memory allows: each writes gradients of the whole vocabulary, whatever the rows.
+            for part in range(0, len(streams), at_once):
+                seeds = [
+                    key_of(self.seed, epoch, step, shard.index) for shard in self.train_shards[part : part + at_once]
+                ]
+                seed_dropout(self.model, seeds, self.device)
+                batch = Windows.concatenate([next(stream) for stream in streams[part : part + at_once]])
+                loss, weight = self._loss(batch, negatives_S)
+                loss.backward()  # type: ignore[no-untyped-call]
+                sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
             self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums)
             totals += sums
         for stream in streams:
@@ -268,10 +278,8 @@ def note_epoch(progress: Progress, epoch: Epoch, *, epochs: int, patience: int) 
 
     Without validation users the newest epoch is the best one.
     """
-    best = progress.epochs[progress.best - 1] if progress.best else None
     progress.epochs.append(epoch)
-    if best is None or best.ndcg is None or epoch.ndcg is None or epoch.ndcg > best.ndcg:
-        progress.best = epoch.epoch
+    progress.best = best_of(progress.epochs)
     progress.done = progress.last >= epochs or progress.last - progress.best >= patience
 
 

@@ -1,0 +1,124 @@
+"""What a training leaves: which epochs are kept, and what a damaged file costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sequence_world import settings_at, spec_of, write_world
+from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load_tensors
+from xrec.sequence.models import load_model
+from xrec.sequence.progress import Epoch, Progress, best_of
+from xrec.sequence.ranks import train_all
+from xrec.storage.files import names_in, read_json, write_json
+
+pytestmark = [pytest.mark.torch, pytest.mark.horovod]
+
+
+def epochs_of(*ndcgs: float | None) -> list[Epoch]:
+    return [
+        Epoch(epoch=number, loss=1.0, ndcg=ndcg, hit_rate=None, seconds=1.0, windows_per_second=1.0)
+        for number, ndcg in enumerate(ndcgs, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ndcgs", "best", "kept"),
+    [
+        ([], 0, set()),
+        ([0.2], 1, {1}),
+        ([0.2, 0.5, 0.4, 0.3], 2, {2, 3, 4}),
+        ([0.2, 0.5, 0.4, 0.5], 2, {2, 3, 4}),
+        ([0.2, 0.5, 0.4, 0.6], 4, {2, 3, 4}),
+        ([None, None, None], 3, {2, 3}),
+    ],
+)
+def test_the_newest_epochs_and_their_bests_are_kept(ndcgs: list[float | None], best: int, kept: set[int]) -> None:
+    progress = Progress(digest="d", version=1, epochs=epochs_of(*ndcgs))
+    assert best_of(progress.epochs) == best
+    assert kept_epochs(progress, 2) == kept
+
+
+def interrupted(tmp_path: Path, **sequence: Any) -> Any:
+    """A training of four epochs that was killed after the last was saved; gives its spec and what it would have ended with."""
+    settings = settings_at(tmp_path, epochs=4, **sequence)
+    write_world(tmp_path, settings, num_users=100)
+    spec = spec_of("gru", settings)
+    progress = train_all([spec])[0]
+    location = f"{spec.checkpoint}/progress.json"
+    write_json(location, {**read_json(location), "closed": False, "done": False})
+    return spec, progress, load_tensors(spec.checkpoint, 4)
+
+
+def damage(folder: str, epoch: int) -> None:
+    file = Path(epoch_file(folder, epoch))
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The training ends with the same weights, to the bit."""
+    spec, expected, tensors = interrupted(tmp_path)
+    damage(spec.checkpoint, 4)
+    capfd.readouterr()
+    progress = train_all([spec])[0]
+    said = capfd.readouterr().out
+    assert "epoch-4.safetensors: damaged (" in said
+    assert "expected the tensors of epoch 4\n" in said
+    assert f"resuming after epoch 3 from {spec.checkpoint}" in said
+    assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
+    found = load_tensors(spec.checkpoint, 4)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_where_nothing_can_be_read_the_training_starts_afresh(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec, expected, _ = interrupted(tmp_path)
+    for epoch in range(1, 5):
+        if f"epoch-{epoch}.safetensors" in names_in(spec.checkpoint):
+            damage(spec.checkpoint, epoch)
+    capfd.readouterr()
+    progress = train_all([spec])[0]
+    said = capfd.readouterr().out
+    assert "can be read: starting afresh" in said
+    assert "epoch 1/4" in said
+    assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
+
+
+def test_one_checkpoint_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    spec, progress, _ = interrupted(tmp_path, num_checkpoints=1)
+    files = [name for name in names_in(spec.checkpoint) if name.endswith(".safetensors")]
+    assert files == sorted({f"epoch-{progress.last}.safetensors", f"epoch-{progress.best}.safetensors"})
+
+
+def test_a_model_whose_file_is_damaged_is_not_loaded(tmp_path: Path) -> None:
+    spec, progress, _ = interrupted(tmp_path)
+    damage(spec.checkpoint, progress.best)
+    with pytest.raises(
+        DamagedError, match=r"epoch-\d.safetensors: damaged .* expected the tensors of epoch \d; train again"
+    ):
+        load_model(spec.checkpoint)
+
+
+def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    """With dropout: its masks belong to the shards."""
+    losses = []
+    for accumulate in (1, 2):
+        root = tmp_path / str(accumulate)
+        settings = settings_at(root, epochs=3, accumulate=accumulate)
+        write_world(root, settings, num_users=100)
+        losses.append([epoch.loss for epoch in train_all([spec_of("transformer", settings)])[0].epochs])
+    assert losses[0] != losses[1], "sums in another order"
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_parts_divide_a_processs_shards(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"sequence.accumulate: found 3, expected a divisor of num_shards / num_processes"
+    ):
+        settings_at(tmp_path, accumulate=3)
