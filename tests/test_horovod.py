@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
@@ -126,6 +128,65 @@ def test_what_a_rank_cannot_go_on_with_is_said_in_its_words(spark: SparkSession,
     write_json(f"{spec_of('gru', other).journal}.error", {"message": "long ago"})
     assert _run_in_tasks(spark, [spec_of("gru", other)], lambda line: None)[0].last == 1
     assert not exists(f"{spec_of('gru', other).journal}.error")
+
+
+@pytest.mark.spark
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_rank_that_is_killed_under_spark_is_an_error_in_words(spark: SparkSession, tmp_path: Path) -> None:
+    """And the same call goes on after the last epoch that ended."""
+    settings = settings_at(tmp_path, epochs=20)
+    write_world(tmp_path, settings)
+    spec = spec_of("gru", settings)
+
+    def kill_one(line: str) -> None:
+        if "epoch 2/" in line:
+            ranks_of(os.getpid(), "horovod.spark.task")[-1].kill()
+
+    with pytest.raises(RankError, match=r"another process of the training ended, or .* goes on after the last epoch"):
+        _run_in_tasks(spark, [spec], kill_one)
+    killed = load_progress(spec.checkpoint)
+    assert killed is not None
+    assert 2 <= killed.last < 20
+    shorter: list[str] = []
+    _run_in_tasks(spark, [spec], shorter.append)
+    assert f"gru {FOLD}: resuming after epoch {killed.last}" in shorter[0]
+
+
+def test_a_rank_that_answers_no_more_ends_the_training_in_time(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, epochs=500, patience=500)
+    write_world(tmp_path, settings)
+    horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2"]
+    override = ("sequence.num_processes=2", "sequence.answer_timeout=5")
+    with (tmp_path / "said").open("w") as said:
+        running = subprocess.Popen([*horovodrun, *job("gru", tmp_path, *override)], stdout=said, stderr=said)
+        try:
+            for _ in range(1200):
+                progress = load_progress(spec_of("gru", settings).checkpoint)
+                if (progress and progress.last >= 1) or running.poll() is not None:
+                    break
+                time.sleep(0.05)
+            ranks_of(running.pid, "train_gru")[-1].suspend()
+            stopped = time.monotonic()
+            running.wait(timeout=60)
+        finally:
+            for one in ranks_of(running.pid, ""):
+                one.kill()
+            running.kill()
+    assert running.returncode != 0
+    assert time.monotonic() - stopped < 60
+    text = (tmp_path / "said").read_text()
+    assert "gave no answer within sequence.answer_timeout=5 s" in text
+
+
+def ranks_of(parent: int, name: str) -> list[psutil.Process]:
+    """The Python processes below one that have a name in their command line, oldest first."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "python" in one.name() and name in " ".join(one.cmdline()):
+                    found.append(one)
+    return sorted(found, key=lambda one: one.pid)
 
 
 @pytest.mark.spark

@@ -30,6 +30,8 @@ class Sequence(Frozen):
     """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
     start_timeout: Count = 300
     """Seconds to wait until all processes have started."""
+    answer_timeout: Count = 300
+    """Seconds that a process waits for another one, as at the end of an epoch, before the training ends with an error."""
     objective: Literal["new_categories", "next_event"] = "new_categories"
     """What a state learns to foretell: new_categories: what the user buys later within the window of categories that he has not \
 bought from by then, among the items of such categories alone, which is what the lists ask; next_event: his next event, among all \

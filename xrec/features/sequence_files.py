@@ -28,7 +28,9 @@ from xrec.storage.files import FilesError, exists, read_json, write_json
 TRAIN, VALIDATION = "train", "validation"
 MODELS = ("gru", "transformer")
 
-_NOT_LEARNED = frozenset({"launcher", "threads", "start_timeout", "num_processes", "accumulate", "num_checkpoints"})
+_NOT_LEARNED = frozenset(
+    {"launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"}
+)
 """Settings that change how a training runs, not what it learns."""
 
 

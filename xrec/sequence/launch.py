@@ -16,7 +16,7 @@ from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
 from xrec.sequence.journal import Following
 from xrec.sequence.progress import Progress
-from xrec.sequence.spec import LaunchError, RankError, TrainingSpec
+from xrec.sequence.spec import LaunchError, LostRankError, RankError, TrainingSpec
 from xrec.storage.files import absolute, exists, read_json, remove, write_json
 
 Figures = dict[str, str]
@@ -53,7 +53,8 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             f"executor cores, or set sequence.num_processes={slots}"
         )
     journal = specs[0].journal
-    remove(_complaint(journal))
+    for complaint in _complaints(journal):
+        remove(complaint)
     try:
         with Following(journal, say):
             answers = horovod.spark.run(
@@ -73,9 +74,10 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             f"applications may hold them ({error})"
         ) from None
     except RuntimeError:
-        if not exists(_complaint(journal)):
-            raise
-        raise RankError(read_json(_complaint(journal))["message"]) from None
+        for complaint in _complaints(journal):
+            if exists(complaint):
+                raise RankError(read_json(complaint)["message"]) from None
+        raise
     return list(answers[0])
 
 
@@ -111,10 +113,11 @@ def _as_rank(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[
     except ValueError as error:
         # Horovod tells the driver no more than that a process has ended.
         if journal is not None:
-            write_json(_complaint(journal), {"message": str(error)})
+            own, of_another = _complaints(journal)
+            write_json(of_another if isinstance(error, LostRankError) else own, {"message": str(error)})
         raise
 
 
-def _complaint(journal: str) -> str:
-    """Where a rank leaves what it could not go on with."""
-    return f"{journal}.error"
+def _complaints(journal: str) -> tuple[str, str]:
+    """Where a rank leaves what it could not go on with: first what was wrong with itself, then with another."""
+    return f"{journal}.error", f"{journal}.lost"

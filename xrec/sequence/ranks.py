@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
 
 from xrec.sequence.encode import encode_all
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
-from xrec.sequence.spec import LaunchError, TrainingSpec
+from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec
 from xrec.sequence.trainer import Trainer
 
 
@@ -24,11 +25,18 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
     ----------
     journal
         Where rank 0's lines go, for a driver that follows them; None: to standard output.
+
+    Raises
+    ------
+    LostRankError
+        Another rank ended, or gave no answer in time.
     """
+    sequence = specs[0].settings.sequence
+    os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(sequence.answer_timeout)
     hvd.init()
+    rank = hvd.rank()
     try:
-        say = _say_nothing if hvd.rank() else Journal(journal).say if journal else _print
-        sequence = specs[0].settings.sequence
+        say = _say_nothing if rank else Journal(journal).say if journal else _print
         if sequence.num_shards % hvd.size():
             raise LaunchError(
                 f"sequence.num_shards: found {sequence.num_shards}, expected a multiple of the {hvd.size()} processes"
@@ -47,6 +55,12 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         for trainer, progress in trained:
             trainer.close(progress)
         return [progress for _, progress in trained]
+    except HorovodInternalError:
+        raise LostRankError(
+            f"{specs[0].model}, process {rank}: another process of the training ended, or gave no answer within "
+            f"sequence.answer_timeout={sequence.answer_timeout} s (killed, out of memory, a lost machine?); the same command goes "
+            "on after the last epoch that ended"
+        ) from None
     finally:
         hvd.shutdown()
 

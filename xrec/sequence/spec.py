@@ -14,6 +14,10 @@ class LaunchError(ValueError):
     """Processes that cannot all start; the message says what is missing."""
 
 
+class LostRankError(ValueError):
+    """A rank that ended, or answers no more, as another one sees it."""
+
+
 class RankError(ValueError):
     """What a rank in a Spark task could not go on with, in its own words."""
 
