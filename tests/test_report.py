@@ -276,6 +276,17 @@ def test_the_page_says_why_a_model_serves() -> None:
     assert "none of trees is better for sure" in text
 
 
+def test_a_slice_that_nobody_hits_is_a_sentence_and_no_figure() -> None:
+    nothing = [metric(model, value=0.0, slice="touched_cold_items") for model in ("popularity", "als")]
+    facts = make_facts()
+    page = render(replace(facts, metrics=[*facts.metrics, *nothing]))
+    sentence = "items that nobody had before (1,234 users with targets)."
+    assert sentence in page
+    assert 'id="models-touched-cold-items"' not in page
+    assert 'id="models-touched"' in page
+    assert sentence not in render(facts)
+
+
 def test_select_folds_are_not_to_be_reported() -> None:
     text = " ".join(headline(make_facts(is_select=True, served="", blend=[], serving=[])))
     assert "Nothing serves" in text

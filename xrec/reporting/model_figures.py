@@ -37,9 +37,28 @@ _BEYOND = {
 
 
 def draw_models(facts: Facts) -> list[Figure]:
-    """A figure a slice: every model's NDCG with its interval, and what the difference to popularity is."""
+    """A figure a slice: every model's NDCG with its interval, and what the difference to popularity is.
+
+    None of a slice that no model hits anything of: see :func:`say_missed`.
+    """
+    of_slices = _slices(facts).items()
+    return [_draw_slice(rows, name, facts.k) for name, rows in of_slices if any(row[C.VALUE] for row in rows)]
+
+
+def say_missed(facts: Facts) -> str:
+    """The slices that no model hits anything of, in a sentence; empty where there are none."""
+    missed = [
+        f"{name_slice(name)} ({max(row[C.NUM_USERS] for row in rows):,} users with targets)"
+        for name, rows in _slices(facts).items()
+        if not any(row[C.VALUE] for row in rows)
+    ]
+    return f"No model's first {facts.k} hold a target of: {'; '.join(missed)}." if missed else ""
+
+
+def _slices(facts: Facts) -> dict[str, list[Row]]:
+    """The models' rows of NDCG by slice."""
     names = slices_in([row for row in facts.metrics if row[C.METRIC] == HEADLINE], facts.scope)
-    return [_draw_slice(find(facts.metrics, HEADLINE, name), name, facts.k) for name in names]
+    return {name: find(facts.metrics, HEADLINE, name) for name in names}
 
 
 def _draw_slice(rows: Sequence[Row], slice_name: str, k: int) -> Figure:

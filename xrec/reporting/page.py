@@ -14,7 +14,7 @@ from xrec.evaluation.report import HEADLINE
 from xrec.reporting.drawing import SERIES, Figure
 from xrec.reporting.facts import Facts
 from xrec.reporting.figures import draw_cleaning, draw_flows, draw_shares, draw_trainings
-from xrec.reporting.model_figures import draw_beyond, draw_models, draw_reliability
+from xrec.reporting.model_figures import draw_beyond, draw_models, draw_reliability, say_missed
 from xrec.reporting.words import against_single, difference, find, headline, models_in, name_slice, slices_in, value_of
 
 _PIXELS_AN_INCH = 88
@@ -72,7 +72,10 @@ def _sections(facts: Facts) -> list[Section]:
         Section(
             name="models",
             title="Models",
-            intro="Every model is judged on the same customers as popularity, which ranks by the number of buyers.",
+            intro=(
+                "Every model is judged on the same customers as popularity, which ranks by the number of buyers. "
+                + say_missed(facts)
+            ).strip(),
             missing=lines("metrics", "accuracy"),
             figures=[*draw_models(facts), *draw_reliability(facts)],
             tables=_metric_tables(facts),
