@@ -305,6 +305,19 @@ def test_the_gradients_of_a_loss_are_its_slopes(name: str) -> None:
             assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02, abs=0.02)
 
 
+def test_gbce_starts_where_popularity_alone_says_as_often_yes_as_it_is_true() -> None:
+    """Of a target and 30 negatives of 60 items: its odds are its share over half a negative an item, raised to beta's account."""
+    shares = torch.cat([torch.zeros(1), torch.arange(1.0, 61.0)]).double()
+    shares /= shares.sum()
+    loss = Loss.choose(Sequence(loss="gbce", num_negatives=30), shares, shares > 0, CPU)
+    items = ItemEncoder(vocabulary_size=60, dim=8)
+    items.start_from(shares, loss.start)
+    odds = items.bias[1:].detach().exp().double()
+    expected = gbce_beta(30, 60, 0.75) * shares[1:] * 60 / 30
+    torch.testing.assert_close(odds, expected, rtol=0.5, atol=0.01)
+    assert Loss.choose(Sequence(loss="sampled_softmax"), shares, shares > 0, CPU).start == 0
+
+
 def test_the_untrained_model_ranks_by_popularity() -> None:
     items = ItemEncoder(vocabulary_size=20, dim=8)
     q = torch.rand(21, dtype=torch.float64)
@@ -508,7 +521,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         ("gru", {}),
         ("gru", {"cell": "lstm"}),
         ("gru", {"loss": "sampled_softmax"}),
-        ("gru", {"loss": "gbce", "num_negatives": 30}),
+        ("transformer", {"loss": "gbce", "num_negatives": 30}),
         ("transformer", {}),
         ("transformer", {"positions": "rotary"}),
     ],

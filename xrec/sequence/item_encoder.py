@@ -48,19 +48,19 @@ class ItemEncoder(nn.Module):
         embedded: Tensor = self.embedding(tokens_BL)
         return embedded
 
-    def start_from(self, popularity_V: Tensor) -> None:
-        """Set the biases so that the untrained model ranks by popularity: logarithms of the items' shares.
+    def start_from(self, popularity_V: Tensor, shift: float = 0.0) -> None:
+        """Set the biases so that the untrained model ranks by popularity: logarithms of the items' shares, and a ``shift``.
 
         Training then learns how a user differs from the average, which takes a fraction of the epochs. Counted as a
         multiple of the uniform share, plus a little for items that are never a target.
         """
         with torch.no_grad():
-            self.bias.copy_(self.start_bias(popularity_V))
+            self.bias.copy_(self.start_bias(popularity_V, shift))
 
     @staticmethod
-    def start_bias(popularity_V: Tensor) -> Tensor:
+    def start_bias(popularity_V: Tensor, shift: float = 0.0) -> Tensor:
         """The biases of :meth:`start_from`, shape (V,)."""
-        return torch.log(popularity_V * (len(popularity_V) - 1) + 0.05)
+        return torch.log(popularity_V * (len(popularity_V) - 1) + 0.05) + shift
 
     def logits(self, hidden_BD: Tensor) -> Tensor:
         """Scores ``logits_BV`` of every token after each state; the padding token scores -inf."""

@@ -57,6 +57,8 @@ class Loss:
     num_negatives: int
     """Draws a step; 0: all tokens of q, each once."""
     device: torch.device
+    start: float = 0.0
+    """What the items' biases start from beside their popularity."""
 
     @classmethod
     def choose(cls, sequence: Sequence, probabilities_V: Tensor, competes_V: Tensor, device: torch.device) -> Loss:
@@ -74,13 +76,15 @@ class Loss:
         if name == "auto":
             name = "full_softmax" if num_items <= FULL_SOFTMAX_UP_TO else "sampled_softmax"
         q_V = probabilities_V if name == "sampled_softmax" else competes_V.double() / num_items
-        num_negatives = 0 if name == "full_softmax" else sequence.num_negatives
+        num_negatives, start = (0 if name == "full_softmax" else sequence.num_negatives), 0.0
         if name == "gbce":
             beta = gbce_beta(num_negatives, num_items, sequence.gbce_calibration)
             function: LossFunction = partial(gbce, beta=beta)
+            # The odds of a yes: without it all logits would fall together at first, and take the states with them.
+            start = math.log(beta / num_negatives)
         else:
             function = partial(sampled_softmax, log_q_V=q_V.log().float().to(device))
-        return cls(name=name, function=function, q_V=q_V, num_negatives=num_negatives, device=device)
+        return cls(name=name, function=function, q_V=q_V, num_negatives=num_negatives, device=device, start=start)
 
     def draw(self, seed: int) -> Tensor:
         """Tokens ``negatives_S``, drawn independently from q; the same on every rank."""

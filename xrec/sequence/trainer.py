@@ -66,7 +66,7 @@ class Trainer:
             spec.model, self.sequence, spec.export.vocabulary_size, self.vocabulary.given_dim
         )
         self.model = build_model(self.model_settings).to(device)
-        self.model.items.start_from(self.targets.popularity)
+        self.model.items.start_from(self.targets.popularity, self.loss.start)
         if learned is not None:
             self.vocabulary = learned.turned(self.vocabulary)
         if self.vocabulary.vectors_VG is not None:
@@ -90,7 +90,9 @@ class Trainer:
     def learned(self) -> Learned:
         """What the next fold goes on from."""
         vocabulary = self.vocabulary
-        return Learned.of(self.model, vocabulary.item_idx_V, self.targets.popularity, vocabulary.vectors_VG)
+        return Learned.of(
+            self.model, vocabulary.item_idx_V, self.targets.popularity, vocabulary.vectors_VG, shift=self.loss.start
+        )
 
     def run(self) -> Progress:
         """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights."""

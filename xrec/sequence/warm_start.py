@@ -43,10 +43,12 @@ class Learned:
         item_idx: NDArray[np.int32],
         popularity_V: Tensor,
         vectors_VG: NDArray[np.float32] | None = None,
+        *,
+        shift: float = 0.0,
     ) -> Learned:
-        """What a trained model knows; ``popularity_V`` is what its biases started from."""
+        """What a trained model knows; ``popularity_V`` and the ``shift`` are what its biases started from."""
         weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        start_bias = ItemEncoder.start_bias(popularity_V)
+        start_bias = ItemEncoder.start_bias(popularity_V, shift)
         return cls(item_idx=item_idx, weights=weights, start_bias=start_bias, vectors_VG=vectors_VG)
 
     def turned(self, vocabulary: Vocabulary) -> Vocabulary:
