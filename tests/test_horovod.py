@@ -176,6 +176,7 @@ def test_a_rank_that_answers_no_more_ends_the_training_in_time(tmp_path: Path) -
     assert time.monotonic() - stopped < 60
     text = (tmp_path / "said").read_text()
     assert "gave no answer within sequence.answer_timeout=5 s" in text
+    assert "Horovod says: " in text
 
 
 def ranks_of(parent: int, name: str) -> list[psutil.Process]:

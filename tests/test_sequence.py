@@ -306,7 +306,7 @@ def test_the_gradients_of_a_loss_are_its_slopes(name: str) -> None:
 
 
 def test_gbce_starts_where_popularity_alone_says_as_often_yes_as_it_is_true() -> None:
-    """Of a target and 30 negatives of 60 items: its odds are its share over half a negative an item, raised to beta's account."""
+    """An item is a target as often as its share, beta times each, and half a negative: 30 are drawn of 60 items."""
     shares = torch.cat([torch.zeros(1), torch.arange(1.0, 61.0)]).double()
     shares /= shares.sum()
     loss = Loss.choose(Sequence(loss="gbce", num_negatives=30), shares, shares > 0, CPU)

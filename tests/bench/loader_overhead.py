@@ -24,7 +24,7 @@ from pathlib import Path
 
 import horovod.torch as hvd
 import torch
-from trainings import add_export, exported, newest_spec, pin, report
+from trainings import add_export, exported, newest_spec, report
 
 from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.spec import TrainingSpec
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xrec-loader-") as temporary:
         settings, _ = exported(Path(arguments.data or temporary).resolve(), arguments.config, num_processes=1)
-        pin(sorted(os.sched_getaffinity(0))[:1])
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
         hvd.init()
         rates = {model: measure(newest_spec(model, settings), arguments.repeats) for model in arguments.models}

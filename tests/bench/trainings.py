@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence as Ordered
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,3 @@ def report(figure: str, value: float | bool, unit: str, against: str | None, n: 
     """Print a figure as a line of JSON."""
     shown = value if isinstance(value, bool) else float(f"{value:.4g}")
     print(json.dumps({"figure": figure, "value": shown, "unit": unit, "against": against, "n": n, **of}), flush=True)
-
-
-def pin(cores: Ordered[int]) -> None:
-    """Keep this process, and all threads that it will start, on some cores."""
-    os.sched_setaffinity(0, set(cores))

@@ -70,7 +70,7 @@ def judge_lists(
     slices: Sequence[Slice],
     ks: Sequence[int],
 ) -> DataFrame:
-    """Rows of a fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets).
+    """Rows of the ``candidates`` and ``targets`` of one ``fold`` to one row a (fold, model, slice, user with targets).
 
     The result has the columns fold, model (the source), slice, user_idx, num_targets and values: a double
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by

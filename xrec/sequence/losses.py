@@ -12,7 +12,7 @@ and q uniform, every correction is the same number and the loss is the full soft
 
 gbce: every target and every one of S negatives, drawn uniformly and shared, is a yes or no of its own, with the target's
 probability raised to beta, which undoes the overconfidence that sampling teaches (generalised binary cross-entropy; Petrov and
-Macdonald 2023, "gSASRec", equations 6 to 9): ``-(beta log sigma(s_i) + sum_j log(1 - sigma(s_j))) / (S + 1)``.
+Macdonald 2023, "gSASRec"): ``-(beta log sigma(s_i) + sum_j log(1 - sigma(s_j))) / (S + 1)``.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _surprise(excess_P: Tensor, hits_P: Tensor) -> Tensor:
 
 
 def gbce_beta(num_negatives: int, num_items: int, calibration: float) -> float:
-    """The power of a target's probability (Petrov and Macdonald 2023, equation 9): 1 at calibration 0, the sampling rate at 1."""
+    """The power of a target's probability (Petrov and Macdonald 2023): 1 at calibration 0, the sampling rate at 1."""
     rate = min(1.0, num_negatives / max(1, num_items - 1))
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 

@@ -15,6 +15,9 @@ from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec
 from xrec.sequence.trainer import Trainer
 
+_SAID = 300
+"""Characters of Horovod's own message that are passed on: after its first sentences it guesses."""
+
 
 def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
     """Train and encode one fold after the other; every rank calls this, and rank 0 reports.
@@ -55,11 +58,11 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         for trainer, progress in trained:
             trainer.close(progress)
         return [progress for _, progress in trained]
-    except HorovodInternalError:
+    except HorovodInternalError as error:
         raise LostRankError(
             f"{specs[0].model}, process {rank}: another process of the training ended, or gave no answer within "
             f"sequence.answer_timeout={sequence.answer_timeout} s (killed, out of memory, a lost machine?); the same command goes "
-            "on after the last epoch that ended"
+            f"on after the last epoch that ended. Horovod says: {str(error)[:_SAID]}"
         ) from None
     finally:
         hvd.shutdown()
