@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xrec.config import Sequence
@@ -14,6 +15,7 @@ from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.losses import LossFunction, sampled_softmax, windows_loss
 from xrec.sequence.models import SequenceModel, build_model, model_settings
 from xrec.sequence.objective import Asked
+from xrec.sequence.states import states_of
 
 CPU = torch.device("cpu")
 GPU = pytest.param(
@@ -32,7 +34,10 @@ def a_model(name: str, device: torch.device, dropout: float = 0.0) -> SequenceMo
     return build_model(settings).to(device)
 
 
-def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor, LossFunction, Tensor]:
+Batch = tuple[NDArray[np.int32], Asked, Tensor, LossFunction, Tensor]
+
+
+def a_batch(device: torch.device, seed: int = 2) -> Batch:
     """Tokens with padding on the left, one or two targets a state, negatives, the loss, and which negatives are out."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, VOCABULARY + 1, (ROWS, LENGTH + 1), generator=generator)
@@ -52,7 +57,7 @@ def a_batch(device: torch.device, seed: int = 2) -> tuple[Tensor, Asked, Tensor,
     log_q = torch.full((VOCABULARY + 1,), 1 / VOCABULARY).log()
     is_out = torch.rand(len(rows), 64, generator=generator) < 0.3
     function = partial(sampled_softmax, log_q_V=log_q.to(device))
-    return tokens[:, :-1].to(device), asked, negatives.to(device), function, is_out.to(device)
+    return tokens[:, :-1].numpy().astype(np.int32), asked, negatives.to(device), function, is_out.to(device)
 
 
 def loss_and_gradients(name: str, device: torch.device, precision: str) -> tuple[float, Tensor]:
@@ -107,22 +112,23 @@ def test_dropout_is_keyed_by_the_seeds_of_its_parts(name: str, device: torch.dev
     """A part's states depend on its own seed and rows alone, whatever else is in the batch."""
     model, tokens = a_model(name, device, dropout=0.5).train(), a_batch(device)[0]
 
-    def states(rows: slice, seeds: list[int]) -> Tensor:
+    def newest_states(rows: slice, seeds: list[int]) -> Tensor:
         seed_dropout(model, seeds, device)
-        return model(tokens[rows]).detach()
+        number = len(tokens[rows])
+        return states_of(model, tokens[rows], np.arange(number), np.full(number, LENGTH - 1)).detach()
 
-    whole = states(slice(None), [7, 8])
+    whole = newest_states(slice(None), [7, 8])
     half = ROWS // 2
-    torch.testing.assert_close(states(slice(half), [7]), whole[:half])
-    torch.testing.assert_close(states(slice(half, None), [8]), whole[half:])
-    assert not torch.allclose(states(slice(half), [9]), whole[:half])
+    torch.testing.assert_close(newest_states(slice(half), [7]), whole[:half])
+    torch.testing.assert_close(newest_states(slice(half, None), [8]), whole[half:])
+    assert not torch.allclose(newest_states(slice(half), [9]), whole[:half])
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_changes_no_state(name: str, device: torch.device) -> None:
     model = a_model(name, device).eval()
-    tokens = a_batch(device)[0][:1, 6:]
+    tokens = torch.from_numpy(a_batch(device)[0][:1, 6:]).to(device, torch.int64)
     padded = torch.cat([torch.zeros_like(tokens[:, :2]), tokens], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(model(padded)[:, 2:], model(tokens), rtol=1e-4, atol=1e-5)

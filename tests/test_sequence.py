@@ -626,7 +626,7 @@ def test_the_checkpoint_keeps_the_newest_and_the_best_epoch(trained: Callable[..
     spec = spec_of("gru", settings)
     names = {path.name for path in Path(spec.checkpoint).iterdir()}
     assert names == {"settings.json", "progress.json"} | {
-        f"epoch-{n}.safetensors" for n in {progress.last, progress.best}
+        f"epoch-{n}.safetensors" for n in {progress.last, progress.last - 1, progress.best}
     }
     assert load_progress(spec.checkpoint) == progress
     assert progress.closed

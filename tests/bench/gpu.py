@@ -55,7 +55,7 @@ class Training:
         self.loss = Loss.choose(sequence, q, q > 0, device)
         self.sequence, self.device = sequence, device
 
-    def batches(self, rows: int, number: int, seed: int = 0) -> Iterator[tuple[Tensor, Asked, Tensor]]:
+    def batches(self, rows: int, number: int, seed: int = 0) -> Iterator[tuple[NDArray[np.int32], Asked, Tensor]]:
         """Windows, their next tokens and negatives, the same on every device."""
         rng, cumulative = np.random.default_rng(seed), self.q.cumsum()
 
@@ -72,9 +72,9 @@ class Training:
                 weights_P=np.ones(rows * self.sequence.length, np.float32),
                 touched_at_RC=None,
             )
-            yield torch.from_numpy(tokens[:, :-1]).to(self.device), asked, self.loss.draw(seed + step)
+            yield tokens[:, :-1].astype(np.int32), asked, self.loss.draw(seed + step)
 
-    def step(self, tokens: Tensor, asked: Asked, negatives: Tensor, precision: str) -> Tensor:
+    def step(self, tokens: NDArray[np.int32], asked: Asked, negatives: Tensor, precision: str) -> Tensor:
         """One step; gives the mean loss of a target (nats)."""
         self.optimizer.zero_grad()
         loss = windows_loss(self.model, tokens, asked, negatives, self.loss.function, precision=precision)
@@ -84,7 +84,7 @@ class Training:
         self.optimizer.step()
         return loss.detach()
 
-    def turn(self, batches: list[tuple[Tensor, Asked, Tensor]], precision: str) -> float:
+    def turn(self, batches: list[tuple[NDArray[np.int32], Asked, Tensor]], precision: str) -> float:
         """Seconds of a turn."""
         self._wait()
         started = time.perf_counter()

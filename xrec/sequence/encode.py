@@ -18,6 +18,7 @@ from xrec.sequence.item_encoder import user_vectors
 from xrec.sequence.loader import Shard
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.spec import TrainingSpec
+from xrec.sequence.states import states_of
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.storage.files import names_in, remove
 
@@ -36,7 +37,7 @@ Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
 """Kind (user or item), indexes, and one vector a row."""
 
 
-def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary, device: torch.device) -> Staged:
+def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary) -> Staged:
     """Write the vectors of all users and items of the export, each rank a part; the manifest comes last.
 
     A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
@@ -50,7 +51,7 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary,
     filesystem, path = fsspec.core.url_to_fs(spec.staging)
     filesystem.makedirs(path, exist_ok=True)
     with filesystem.open(f"{path}/{name}", "wb") as opened, pq.ParquetWriter(opened, _SCHEMA) as writer:
-        for vectors in _user_vectors(spec, model, device):
+        for vectors in _user_vectors(spec, model):
             users += len(vectors[1])
             writer.write_table(_to_table(spec, vectors))
         for vectors in _item_vectors(model, vocabulary):
@@ -85,7 +86,7 @@ def _finish(spec: TrainingSpec, staged: Staged) -> None:
             remove(f"{folder}/{name}")
 
 
-def _user_vectors(spec: TrainingSpec, model: SequenceModel, device: torch.device) -> Iterator[Vectors]:
+def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:
     model.eval()
     for split in (TRAIN, VALIDATION):
         for index in range(hvd.rank(), spec.export.num_shards, hvd.size()):
@@ -93,9 +94,9 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel, device: torch.device
                 newest = rows.take(np.flatnonzero((rows.window == 0) & (rows.row_weight > 0)))
                 for start in range(0, len(newest), _BATCH_ROWS):
                     batch = newest.take(slice(start, start + _BATCH_ROWS))
-                    tokens_BL = torch.from_numpy(batch.tokens[:, 1:]).to(device, torch.int64)
+                    every_B, last_B = np.arange(len(batch)), np.full(len(batch), spec.export.length - 1)
                     with torch.inference_mode():
-                        vectors = user_vectors(model(tokens_BL)[:, -1])
+                        vectors = user_vectors(states_of(model, batch.tokens[:, 1:], every_B, last_B))
                     yield "user", batch.user_idx, vectors.cpu().numpy()
 
 

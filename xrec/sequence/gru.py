@@ -28,9 +28,9 @@ class GRU(nn.Module):
         self.layers = nn.ModuleList(CELLS[cell](dim, dim, batch_first=True, bias=False) for _ in range(num_layers))
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:
-        """The state after each token."""
-        states_BLD = self.dropout(self.items(tokens_BL))
+    def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
+        """The state after each token; ``inputs_BLD`` are the tokens' vectors, where they are there already."""
+        states_BLD = self.dropout(self.items(tokens_BL) if inputs_BLD is None else inputs_BLD)
         for layer in self.layers:
             states_BLD = self.dropout(layer(states_BLD)[0])
         hidden_BLD: Tensor = self.output(states_BLD)

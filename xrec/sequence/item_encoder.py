@@ -48,6 +48,11 @@ class ItemEncoder(nn.Module):
         embedded: Tensor = self.embedding(tokens_BL)
         return embedded
 
+    def both(self, tokens_S: Tensor, tokens_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of two lists of tokens by one lookup, because the gradient of each is as large as the whole table."""
+        vectors_SD, vectors_PD = self(torch.cat([tokens_S, tokens_P])).split([len(tokens_S), len(tokens_P)])
+        return vectors_SD, vectors_PD
+
     def start_from(self, popularity_V: Tensor, shift: float = 0.0) -> None:
         """Set the biases so that the untrained model ranks by popularity: logarithms of the items' shares, and a ``shift``.
 

@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from xrec.config import Sequence
 from xrec.sequence.item_encoder import ItemEncoder
+from xrec.sequence.states import states_of
 
 if TYPE_CHECKING:
     from xrec.sequence.models import SequenceModel
@@ -99,7 +101,7 @@ class Loss:
 
 def windows_loss(
     model: SequenceModel,
-    tokens_BL: Tensor,
+    tokens_BL: NDArray[np.int32],
     asked: Asked,
     negatives_S: Tensor,
     function: LossFunction,
@@ -111,9 +113,9 @@ def windows_loss(
 
     With ``precision`` bf16 the products of matrices are taken in bfloat16 (autocast); weights, sums and gradients stay in float32.
     """
-    rows_N, places_N, states_P, targets_P, weights_P = asked.on(tokens_BL.device)
-    with torch.autocast(tokens_BL.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        hidden_ND = model(tokens_BL)[rows_N, places_N]
+    states_P, targets_P, weights_P = asked.on(negatives_S.device)
+    with torch.autocast(negatives_S.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        hidden_ND = states_of(model, tokens_BL, asked.rows_N, asked.places_N)
         losses_P = function(hidden_ND, states_P, targets_P, negatives_S, items=model.items, is_out_NS=is_out_NS)
     return (losses_P * weights_P).sum()
 
@@ -149,7 +151,7 @@ def sampled_softmax(
     """
     # The corrections are added in float32, also where the product is in bfloat16, whose 8 bits would lose them.
     correction_V = items.bias - log_q_V - math.log(len(negatives_S))
-    vectors_SD, vectors_PD = (F.embedding(tokens, items.embedding.weight) for tokens in (negatives_S, targets_P))
+    vectors_SD, vectors_PD = items.both(negatives_S, targets_P)
     logits_NS = (hidden_ND @ vectors_SD.T).float() + correction_V[negatives_S]
     if is_out_NS is not None:
         logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)
@@ -191,7 +193,7 @@ def gbce(
 
     As for :func:`sampled_softmax`: the negatives are scored once a state, and draws that hit the target do not count.
     """
-    vectors_SD, vectors_PD = (F.embedding(tokens, items.embedding.weight) for tokens in (negatives_S, targets_P))
+    vectors_SD, vectors_PD = items.both(negatives_S, targets_P)
     logits_NS = (hidden_ND @ vectors_SD.T).float() + items.bias[negatives_S]
     if is_out_NS is not None:
         logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)

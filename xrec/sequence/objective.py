@@ -53,11 +53,12 @@ class Asked:
         is_out_NS: NDArray[np.bool_] = self.touched_at_RC[:, categories_S][self.rows_N] <= self.places_N[:, None]
         return is_out_NS
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The five arrays, in their order, as tensors."""
-        arrays = (self.rows_N, self.places_N, self.states_P, self.tokens_P, self.weights_P)
-        rows, places, states, tokens, weights = (torch.from_numpy(array).to(device) for array in arrays)
-        return rows, places, states, tokens, weights
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The targets' states, tokens and weights as tensors."""
+        states, tokens, weights = (
+            torch.from_numpy(array).to(device) for array in (self.states_P, self.tokens_P, self.weights_P)
+        )
+        return states, tokens, weights
 
 
 def asked_of(windows: Windows, vocabulary: Vocabulary, sequence: Sequence) -> Asked:

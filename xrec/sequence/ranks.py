@@ -52,7 +52,7 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
             trainer = Trainer(spec, device, say, learned if spec.earlier else None)
             progress = trainer.run()
             learned = trainer.learned()
-            staged = encode_all(spec, trainer.model, trainer.vocabulary, device)
+            staged = encode_all(spec, trainer.model, trainer.vocabulary)
             say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
             trained.append((trainer, progress))
         for trainer, progress in trained:

@@ -221,11 +221,10 @@ class Trainer:
     def _loss(self, batch: Windows, negatives_S: Tensor) -> tuple[Tensor, float]:
         """The summed weighted loss of a batch's targets, and the sum of their weights."""
         asked = asked_of(batch, self.vocabulary, self.sequence)
-        tokens_BL = torch.from_numpy(batch.tokens[:, :-1]).to(self.device, torch.int64)
         out_NS = asked.is_out(self.vocabulary.category_V[negatives_S.cpu().numpy()])
         loss = windows_loss(
             self.model,
-            tokens_BL,
+            batch.tokens[:, :-1],
             asked,
             negatives_S,
             self.loss.function,

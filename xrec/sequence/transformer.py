@@ -42,11 +42,11 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:
-        """The state after each token."""
+    def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
+        """The state after each token; ``inputs_BLD`` are the tokens' vectors, where they are there already."""
         length = tokens_BL.shape[1]
         from_the_right_L = torch.arange(length - 1, -1, -1, device=tokens_BL.device)
-        hidden_BLD, turns_Lh = self.items(tokens_BL), None
+        hidden_BLD, turns_Lh = self.items(tokens_BL) if inputs_BLD is None else inputs_BLD, None
         if self.positions is not None:
             hidden_BLD = hidden_BLD + self.positions(from_the_right_L)
         else:

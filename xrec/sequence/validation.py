@@ -14,6 +14,7 @@ from xrec.config import Sequence
 from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.objective import Asked, asked_of
+from xrec.sequence.states import states_of
 from xrec.sequence.vocabulary import Vocabulary
 
 _CUT = 10
@@ -64,9 +65,7 @@ def _sums(
     """Sums over a batch's windows: NDCG, whether a target is among the first, and 1."""
     rows_B, first_B, count_B = np.unique(asked.rows_N, return_index=True, return_counts=True)
     chosen_B = first_B + (count_B - 1 if sequence.objective == "next_event" else count_B // 2)
-    tokens_BL = torch.from_numpy(batch.tokens[rows_B, :-1]).to(device, torch.int64)
-    places_B = torch.from_numpy(asked.places_N[chosen_B]).to(device)
-    logits_BV = model.items.logits(model(tokens_BL)[torch.arange(len(rows_B), device=device), places_B])
+    logits_BV = model.items.logits(states_of(model, batch.tokens[:, :-1], rows_B, asked.places_N[chosen_B]))
     is_out_BV = _is_out(asked, chosen_B, vocabulary)
     if is_out_BV is not None:
         logits_BV = logits_BV.masked_fill(torch.from_numpy(is_out_BV).to(device), float("-inf"))
