@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.features.item_content import cold_shares, content_of
 from xrec.features.sequence_export import (
     build_vocabulary,
     build_windows,
@@ -27,15 +28,20 @@ from xrec.storage.files import absolute
 def run(context: StageContext) -> Figures:
     """Write ``vocabulary`` and ``sequences`` of all folds, then the contracts beside them."""
     tables, sequence, folds = context.tables, context.settings.sequence, [fold.name for fold in context.folds]
-    eligible = eligible_items(tables.read("items"))
+    items = tables.read("items")
+    eligible, content = eligible_items(items), None
+    if sequence.item_content:
+        content = content_of(items, sequence)
     num_categories = num_categories_of(eligible)
     vocabularies = [
         build_vocabulary(
             tables.read("training_events", fold=fold),
             eligible,
             sequence,
+            fold=fold,
             num_buckets=context.settings.num_buckets,
             vectors=given_vectors(tables, fold, sequence),
+            content=content,
         )
         for fold in folds
     ]
@@ -47,7 +53,8 @@ def run(context: StageContext) -> Figures:
         events, vocabulary, eligible, sequence, num_categories=num_categories, seed=context.settings.seed
     )
     tables.write("sequences", windows, fold=folds)
-    exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories)
+    cold = cold_shares(events, sequence) if sequence.item_content else None
+    exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories, cold=cold)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
     return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)
 

@@ -25,6 +25,9 @@ from xrec.sequence.spec import TrainingSpec
 NUM_PAIRS = 30
 VOCABULARY = 2 * NUM_PAIRS
 NUM_TASTES = 3
+NUM_COLD = 15
+"""Items without a token where ``sequence.item_content`` is set: a word says the taste of these as of all others."""
+COLD_SHARE = 0.05
 FOLD = "test-2020-01-01"
 
 
@@ -125,6 +128,8 @@ def write_world(
     given = np.eye(NUM_TASTES)[np.arange(VOCABULARY) % NUM_TASTES]
     given = (given + generator.normal(scale=0.1, size=given.shape)).astype(np.float32)
     vocabulary[C.VECTOR] = pa.array(list(given) if vectors else [None] * VOCABULARY, pa.list_(pa.float32()))
+    if settings.sequence.item_content:
+        vocabulary = _with_cold(vocabulary)
     write_deltalake(str(root / "vocabulary"), pa.table(vocabulary), mode="overwrite", partition_by=[C.FOLD])
     export = Export(
         fold=FOLD,
@@ -133,6 +138,7 @@ def write_world(
         vocabulary_table=str(root / "vocabulary"),
         vocabulary_version=0,
         vocabulary_size=VOCABULARY,
+        cold_share=COLD_SHARE,
         length=length,
         num_shards=num_shards,
         rows=rows,
@@ -142,6 +148,23 @@ def write_world(
     )
     write_exports(settings.storage.artifacts_root, [export])
     return export
+
+
+def _with_cold(vocabulary: dict[str, Any]) -> dict[str, Any]:
+    """The vocabulary with cold items, and a word or two of each item."""
+    numbers = [*range(VOCABULARY), *range(NUM_COLD)]
+    cold = {
+        C.FOLD: [FOLD] * NUM_COLD,
+        C.TOKEN: range(-1, -NUM_COLD - 1, -1),
+        C.ITEM_IDX: range(2000, 2000 + NUM_COLD),
+        C.CATEGORY_CODE: range(NUM_COLD),
+        C.VECTOR: [None] * NUM_COLD,
+    }
+    rows = {name: [*(v.to_pylist() if hasattr(v, "to_pylist") else v), *cold[name]] for name, v in vocabulary.items()}
+    types = {C.FOLD: pa.string(), C.VECTOR: pa.list_(pa.float32())}
+    table = {name: pa.array(values, types.get(name, pa.int32())) for name, values in rows.items()}
+    words = [[1 + n % NUM_TASTES, *([1000 + n] if n % 2 else [])] for n in numbers]
+    return table | {name: pa.array(words, pa.list_(pa.int32())) for name in (C.WORDS, C.PATHS)}
 
 
 def spec_of(model: str, settings: Settings) -> TrainingSpec:

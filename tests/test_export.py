@@ -155,7 +155,7 @@ def test_windows_are_what_a_naive_version_cuts(
     events: DataFrame, eligible: DataFrame, targets: str, objective: str
 ) -> None:
     sequence = sequence_of(targets=targets, objective=objective)
-    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4).localCheckpoint()
+    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4).localCheckpoint()
     rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
     token_of = {row.item_idx: row.token for row in vocabulary.collect()}
     found = {
@@ -177,7 +177,7 @@ def test_windows_are_what_a_naive_version_cuts(
 
 @pytest.mark.spark
 def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame, eligible: DataFrame) -> None:
-    vocabulary = build_vocabulary(events, eligible, sequence_of(), num_buckets=4).collect()
+    vocabulary = build_vocabulary(events, eligible, sequence_of(), fold="f", num_buckets=4).collect()
     buyers = defaultdict(set)
     for event in events.collect():
         buyers[event.item_idx].add(event.user_idx)
@@ -199,7 +199,7 @@ def test_vocabulary_has_the_vectors_that_its_items_are_given(
     vectors = spark.createDataFrame(
         [(3, [0.5, 2.0]), (5, [1.0, 0.0]), (7777, [9.0, 9.0])], "idx int, vector array<float>"
     )
-    vocabulary = build_vocabulary(events, eligible, sequence_of(), num_buckets=4, vectors=vectors).collect()
+    vocabulary = build_vocabulary(events, eligible, sequence_of(), fold="f", num_buckets=4, vectors=vectors).collect()
     assert {row.item_idx: row.vector for row in vocabulary if row.vector} == {3: [0.5, 2.0], 5: [1.0, 0.0]}
     assert len(vocabulary) > 2
 
@@ -207,7 +207,7 @@ def test_vocabulary_has_the_vectors_that_its_items_are_given(
 @pytest.mark.spark
 def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(min_buyers=1000)
-    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4)
+    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4)
     with pytest.raises(ExportError, match=r"fold f: found no item with 1000 distinct users.*min_buyers"):
         check_vocabulary(vocabulary, ["f"], sequence)
 
@@ -215,7 +215,7 @@ def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) ->
 @pytest.mark.spark
 def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(num_shards=8, batch_rows=8)
-    vocabulary = build_vocabulary(events, eligible, sequence, num_buckets=4)
+    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4)
     rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
@@ -241,7 +241,7 @@ def exported(
     sequence = sequence_of()
     for share in (0.5, sequence.validation_share):
         current = sequence.model_copy(update={"validation_share": share})
-        tables.write("vocabulary", build_vocabulary(events, eligible, current, num_buckets=4), fold="f")
+        tables.write("vocabulary", build_vocabulary(events, eligible, current, fold="f", num_buckets=4), fold="f")
         vocabulary = tables.read("vocabulary")
         windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES, seed=SEED)
         tables.write("sequences", windows, fold="f")
@@ -293,6 +293,7 @@ def an_export(**changes: Any) -> Export:
         "vocabulary_table": "/nowhere",
         "vocabulary_version": 1,
         "vocabulary_size": 9,
+        "cold_share": 0.0,
         "num_categories": 2,
         "length": 3,
         "num_shards": 2,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sequence_world import FOLD, NUM_TASTES, VOCABULARY, settings_at, spec_of, write_world
+from sequence_world import COLD_SHARE, FOLD, NUM_COLD, NUM_TASTES, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
 from xrec.config import Sequence
 from xrec.features.sequence_files import ContractMismatchError, read_staged
@@ -133,7 +133,7 @@ def test_the_dot_product_of_the_vectors_is_the_logit() -> None:
     model = model_of("gru")
     hidden = model(torch.randint(1, 21, (3, 5)))[:, -1]
     logits = model.items.logits(hidden)
-    torch.testing.assert_close(user_vectors(hidden) @ model.items.item_vectors().T, logits[:, 1:])
+    torch.testing.assert_close(user_vectors(hidden) @ model.items.table(21)[1:].T, logits[:, 1:])
     assert torch.isneginf(logits[:, 0]).all()
 
 
@@ -323,7 +323,7 @@ def test_the_untrained_model_ranks_by_popularity() -> None:
     q = torch.rand(21, dtype=torch.float64)
     q[0] = 0
     items.start_from(q / q.sum())
-    assert torch.equal(items.item_vectors()[:, -1].argsort(), q[1:].argsort())
+    assert torch.equal(items.table(21)[1:][:, -1].argsort(), q[1:].argsort())
 
 
 # --- the loader
@@ -477,7 +477,8 @@ def test_validation_is_a_naive_versions(objective: str) -> None:
         ideal = sum(1 / np.log2(rank + 1) for rank in range(1, min(len(targets), 10) + 1))
         expected += [(1 / np.log2(ranks[ranks <= 10] + 1)).sum() / ideal, (ranks <= 10).any(), 1]
     with torch.inference_mode():
-        found = validation._sums(model, windows, asked, vocabulary, sequence, torch.device("cpu"))
+        table = model.items.table(len(vocabulary.item_idx_V))
+        found = validation._sums(model, table, windows, asked, vocabulary, sequence, torch.device("cpu"))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
@@ -580,6 +581,39 @@ def test_embeddings_are_as_long_as_the_given_vectors(tmp_path: Path) -> None:
     assert read_staged(spec.staging, "transformer").dim == 5
 
 
+@pytest.mark.parametrize("vectors", [False, True], ids=["learned", "given"])
+@pytest.mark.parametrize("model", MODELS)
+def test_items_that_nobody_had_are_known_by_their_words(model: str, vectors: bool, tmp_path: Path) -> None:
+    """Of the 15 cold items a user gets the five of his taste first, and all together they get the share that they are given."""
+    settings = settings_at(
+        tmp_path,
+        objective="new_categories",
+        item_vectors="als" if vectors else None,
+        item_content=["text", "path"],
+        left_out=0.3,
+        epochs=8,
+    )
+    write_world(tmp_path, settings, tastes=True, vectors=vectors)
+    spec = spec_of(model, settings)
+    train_all([spec])
+    staged = read_staged(spec.staging, model)
+    assert staged.items == VOCABULARY + NUM_COLD
+    rows = pq.read_table(f"{spec.staging}/part-0.parquet").to_pylist()
+    items = {row[C.IDX]: row[C.VECTOR] for row in rows if row[C.KIND] == "item"}
+    users = {row[C.IDX]: row[C.VECTOR] for row in rows if row[C.KIND] == "user"}
+    cold = np.array([items[2000 + number] for number in range(NUM_COLD)])
+    states = np.array(list(users.values()))
+    best = np.argsort(-states @ cold.T, axis=1)[:, :5] % NUM_TASTES
+    assert (best == np.array(list(users))[:, None] % NUM_TASTES).mean() > 0.95
+    odds = np.exp(np.array(list(items.values())) @ states.mean(axis=0))
+    is_cold = np.array(list(items)) >= 2000
+    assert odds[is_cold].sum() / odds.sum() == pytest.approx(COLD_SHARE, rel=1e-3)
+    loaded = load_model(spec.checkpoint)
+    with torch.no_grad():
+        found = loaded.items.table(VOCABULARY + 1)[1:].numpy()
+    np.testing.assert_allclose(found, [items[1000 + n] for n in range(VOCABULARY)], rtol=1e-4, atol=1e-4)
+
+
 def test_given_vectors_that_are_missing_are_named(tmp_path: Path) -> None:
     settings = settings_at(tmp_path, item_vectors="als")
     write_world(tmp_path, settings)
@@ -608,7 +642,7 @@ def test_staged_vectors_are_the_loaded_checkpoints(model: str, trained: Callable
     vectors = {(row[C.KIND], row[C.IDX]): row[C.VECTOR] for row in rows}
     loaded = load_model(spec.checkpoint)
     with torch.no_grad():
-        items = loaded.items.item_vectors().numpy()
+        items = loaded.items.table(VOCABULARY + 1)[1:].numpy()
         for split in ("train", "validation"):
             for block in Shard.find(spec.export, split, 1).read():
                 for user, tokens in zip(
@@ -658,7 +692,7 @@ def test_a_later_fold_goes_on_from_the_one_before(tmp_path: Path) -> None:
 
 def test_what_was_learned_moves_with_the_item() -> None:
     """Items 7, 8, 9 were tokens 1, 2, 3; now 9 is token 1, 10 is new, and 7 is token 3."""
-    old, new = (GRU(vocabulary_size=3, dim=4, num_layers=1, dropout=0.0) for _ in range(2))
+    old, new = (GRU(items=ItemEncoder(vocabulary_size=3, dim=4), dim=4, num_layers=1, dropout=0.0) for _ in range(2))
     before, now = (torch.tensor(shares, dtype=torch.float64) for shares in ([0, 0.5, 0.3, 0.2], [0, 0.1, 0.6, 0.3]))
     with torch.no_grad():
         old.items.bias.copy_(ItemEncoder.start_bias(before) + 0.25)
@@ -684,7 +718,7 @@ def test_given_vectors_are_turned_to_where_the_fold_before_had_them() -> None:
     before[0] = 0
     now = np.concatenate([before[new_items[:-1] + 1], generator.normal(size=(1, 4))]) @ turn
     now[1:] += generator.normal(scale=0.01, size=now[1:].shape)
-    model = GRU(vocabulary_size=29, dim=4, num_layers=1, dropout=0.0)
+    model = GRU(items=ItemEncoder(vocabulary_size=29, dim=4), dim=4, num_layers=1, dropout=0.0)
     popularity = torch.full((30,), 1 / 30, dtype=torch.float64)
     learned = Learned.of(model, old_items, popularity, before.astype(np.float32))
     fold = Vocabulary(

@@ -273,10 +273,12 @@ _TABLES = (
         name="vocabulary",
         row=(
             "an item that the sequence models of a fold know; token 0 is padding, so tokens run from 1 without gaps; category_code "
-            "is -1 where the item is never recommended, vector null where it is given none"
+            "is -1 where the item is never recommended, vector null where it is given none; words and paths are hashes of what the "
+            "catalogue says of it. Tokens -1, -2, ... are items without history enough that are known by that alone"
         ),
         columns=(
-            "fold string, token int, item_idx int, num_buyers int, num_events int, category_code int, vector array<float>"
+            "fold string, token int, item_idx int, num_buyers int, num_events int, category_code int, vector array<float>, "
+            "words array<int>, paths array<int>"
         ),
         key=(C.FOLD, C.TOKEN),
         partitions=(C.FOLD,),

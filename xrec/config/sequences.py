@@ -38,6 +38,11 @@ bought from by then, among the items of such categories alone, which is what the
 items (for benchmark parity)."""
     item_vectors: Literal["als"] | None = "als"
     """Model whose item vectors are the models' embeddings, given and not learned; null: embeddings are learned."""
+    item_content: tuple[Literal["text", "path"], ...] = ()
+    """What the models know of an item by the catalogue: text, the words of its label; path, its category path. Then they also \
+recommend items without history."""
+    left_out: Share = 0.1
+    """Share of the items that a training step knows by their content alone."""
     targets: Literal["all", "first"] = "first"
     """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
     dim: Count = 64

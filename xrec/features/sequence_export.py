@@ -13,6 +13,7 @@ place in the window on the user has each category, whether he got it within the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
 from pyspark.sql import Column, DataFrame, Window
@@ -21,6 +22,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Sequence, Settings
 from xrec.features.index import assign_dense_index
+from xrec.features.item_content import cold_items
 from xrec.features.sequence_files import TRAIN, VALIDATION, Export, export_settings, window_fields
 from xrec.storage.files import absolute, count_rows, data_files
 from xrec.storage.tables import Tables
@@ -54,10 +56,14 @@ def build_vocabulary(
     eligible: DataFrame,
     sequence: Sequence,
     *,
+    fold: str,
     num_buckets: int,
     vectors: DataFrame | None = None,
+    content: DataFrame | None = None,
 ) -> DataFrame:
     """One fold's events to its ``vocabulary``: items with enough distinct users, with tokens from 1 without gaps.
+
+    With ``content`` the eligible items that have less, or no history, but words, follow with tokens -1, -2, ...
 
     Parameters
     ----------
@@ -65,15 +71,13 @@ def build_vocabulary(
         The items that may be recommended, with ``category_code``.
     vectors
         Those of :func:`given_vectors`; None: none.
+    content
+        Rows of :func:`xrec.features.item_content.content_of`; None: none.
     """
-    items = (
-        training_events.groupBy(C.FOLD, C.ITEM_IDX)
-        .agg(
-            F.countDistinct(C.USER_IDX).cast("int").alias(C.NUM_BUYERS),
-            F.count("*").cast("int").alias(C.NUM_EVENTS),
-        )
-        .where(F.col(C.NUM_BUYERS) >= sequence.min_buyers)
+    counts = training_events.groupBy(C.ITEM_IDX).agg(
+        F.countDistinct(C.USER_IDX).cast("int").alias(C.NUM_BUYERS), F.count("*").cast("int").alias(C.NUM_EVENTS)
     )
+    items = counts.where(F.col(C.NUM_BUYERS) >= sequence.min_buyers)
     indexed = assign_dense_index(items, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)
     tokens = indexed.select(C.ITEM_IDX, (F.col(C.TOKEN) + 1).alias(C.TOKEN))
     given = (
@@ -81,13 +85,22 @@ def build_vocabulary(
         if vectors is None
         else vectors.select(F.col(C.IDX).alias(C.ITEM_IDX), C.VECTOR)
     )
-    return (
+    known = (
         items.join(tokens, C.ITEM_IDX, how="inner")
         .join(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE), C.ITEM_IDX, how="left")
         .join(given, C.ITEM_IDX, how="left")
         .fillna(_NEVER_RECOMMENDED, [C.CATEGORY_CODE])
-        .select(C.FOLD, C.TOKEN, C.ITEM_IDX, C.NUM_BUYERS, C.NUM_EVENTS, C.CATEGORY_CODE, C.VECTOR)
     )
+    columns = (C.TOKEN, C.ITEM_IDX, C.NUM_BUYERS, C.NUM_EVENTS, C.CATEGORY_CODE, C.VECTOR, C.WORDS, C.PATHS)
+    if content is None:
+        nothing = F.lit(None).cast("array<int>")
+        rows = known.withColumns({C.WORDS: nothing, C.PATHS: nothing}).select(*columns)
+    else:
+        cold = cold_items(items, eligible, content, num_buckets=num_buckets).join(counts, C.ITEM_IDX, how="left")
+        cold = cold.fillna(0, [C.NUM_BUYERS, C.NUM_EVENTS])
+        cold = cold.withColumn(C.VECTOR, F.lit(None).cast("array<float>")).select(*columns)
+        rows = known.join(content, C.ITEM_IDX, how="left").select(*columns).unionByName(cold)
+    return rows.select(F.lit(fold).alias(C.FOLD), *columns)
 
 
 def build_windows(
@@ -105,7 +118,7 @@ def build_windows(
     comes before it), the first token of a window (the next window's target), with ``objective: new_categories`` what
     does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
     """
-    known = vocabulary.select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
+    known = vocabulary.where(F.col(C.TOKEN) > 0).select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
     events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
     columns = [
         *(C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW),
@@ -250,7 +263,8 @@ def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> 
 
 def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence) -> dict[str, int]:
     """Items of each fold's vocabulary; raises :class:`ExportError` where a fold has none."""
-    sizes = {row[C.FOLD]: int(row["count"]) for row in vocabulary.groupBy(C.FOLD).count().collect()}
+    known = vocabulary.where(F.col(C.TOKEN) > 0)
+    sizes = {row[C.FOLD]: int(row["count"]) for row in known.groupBy(C.FOLD).count().collect()}
     for fold in folds:
         if not sizes.get(fold):
             raise ExportError(
@@ -261,8 +275,17 @@ def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence
     return sizes
 
 
-def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings, *, num_categories: int) -> list[Export]:
+def describe_exports(
+    tables: Tables,
+    sizes: dict[str, int],
+    settings: Settings,
+    *,
+    num_categories: int,
+    cold: Mapping[str, float] | None = None,
+) -> list[Export]:
     """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
+
+    ``cold`` are the shares of :func:`xrec.features.item_content.cold_shares`, where items without a token are exported.
 
     Raises
     ------
@@ -290,6 +313,7 @@ def describe_exports(tables: Tables, sizes: dict[str, int], settings: Settings, 
                 vocabulary_table=absolute(tables.path("vocabulary")),
                 vocabulary_version=tables.written_versions["vocabulary"],
                 vocabulary_size=size,
+                cold_share=0.0 if cold is None else cold[fold],
                 num_categories=num_categories,
                 length=sequence.length,
                 num_shards=sequence.num_shards,
@@ -306,6 +330,7 @@ def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
     return {
         "objective": sequence.objective,
         "item_vectors": sequence.item_vectors or "none",
+        "item_content": ", ".join(sequence.item_content) or "none",
         "vocabulary": f"{export.vocabulary_size:,} items",
         "training windows": f"{export.rows[TRAIN] * export.num_shards:,}",
         "validation windows": f"{export.rows[VALIDATION] * export.num_shards:,}",

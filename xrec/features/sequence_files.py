@@ -27,6 +27,8 @@ from xrec.storage.files import FilesError, exists, read_json, write_json
 
 TRAIN, VALIDATION = "train", "validation"
 MODELS = ("gru", "transformer")
+NUM_HASHES = 1 << 14
+"""The words of items are known by hashes that run from 1 to this; 0 is no word."""
 
 _NOT_LEARNED = frozenset(
     {"launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"}
@@ -60,6 +62,8 @@ class Export:
     vocabulary_version: int
     vocabulary_size: int
     """Tokens run from 1 to this."""
+    cold_share: float
+    """Share of the newest events that went to items without a token (:func:`xrec.features.item_content.cold_shares`)."""
     num_categories: int
     """Categories that items may be recommended of; their codes run from 0."""
     length: int
@@ -129,9 +133,10 @@ def export_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide what an export holds, by key."""
     names = (
         *("length", "max_windows", "min_buyers", "num_shards", "validation_share"),
-        *("targets", "objective", "item_vectors"),
+        *("targets", "objective", "item_vectors", "item_content"),
     )
-    return {"seed": settings.seed, **{f"sequence.{name}": getattr(settings.sequence, name) for name in names}}
+    values = settings.sequence.model_dump(mode="json", include=set(names))
+    return {"seed": settings.seed, **{f"sequence.{name}": values[name] for name in names}}
 
 
 def training_digest(settings: Settings, model: str) -> str:

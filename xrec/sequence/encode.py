@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import fsspec
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from xrec import columns as C
 from xrec.features.sequence_files import TRAIN, VALIDATION, Staged, model_location, write_staged
@@ -42,19 +44,25 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary)
 
     A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
     bias; so their dot product is the model's logit. Users with an event of the vocabulary have one, validation users too.
+
+    Items without a token have one by their content. Their biases are moved together, so that they get, of the average user, the
+    share that such items got lately: those that the model learned from sold well enough to have a token.
     """
     if hvd.rank() == 0:
         remove(f"{spec.staging}/manifest.json")
     hvd.allreduce(torch.zeros(1), name="manifest_removed")
     name = f"part-{hvd.rank()}.parquet"
     users = items = 0
+    total_E = torch.zeros(model.items.embedding.embedding_dim + 1, dtype=torch.float64)
     filesystem, path = fsspec.core.url_to_fs(spec.staging)
     filesystem.makedirs(path, exist_ok=True)
     with filesystem.open(f"{path}/{name}", "wb") as opened, pq.ParquetWriter(opened, _SCHEMA) as writer:
         for vectors in _user_vectors(spec, model):
             users += len(vectors[1])
+            total_E += torch.from_numpy(vectors[2].sum(axis=0, dtype=np.float64))
             writer.write_table(_to_table(spec, vectors))
-        for vectors in _item_vectors(model, vocabulary):
+        total_E = hvd.allreduce(total_E, op=hvd.Sum, name="states")
+        for vectors in _item_vectors(spec, model, vocabulary, total_E / total_E[-1]):
             items += len(vectors[1])
             writer.write_table(_to_table(spec, vectors))
     gathered = hvd.allgather_object((name, users, items), name="parts")
@@ -100,13 +108,26 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]
                     yield "user", batch.user_idx, vectors.cpu().numpy()
 
 
-def _item_vectors(model: SequenceModel, vocabulary: Vocabulary) -> Iterator[Vectors]:
-    """Vectors of the rank's share of the items: tokens t with t mod n = r."""
-    tokens = np.arange(1, len(vocabulary.item_idx_V))
-    mine = tokens[tokens % hvd.size() == hvd.rank()]
+def _item_vectors(
+    spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary, average_E: Tensor
+) -> Iterator[Vectors]:
+    """Vectors of the rank's share of the items: tokens t with t mod n = r, and the cold items after them."""
+    num_known, item_idx = len(vocabulary.item_idx_V), vocabulary.item_idx_V
+    if vocabulary.content is not None:
+        item_idx = np.concatenate([item_idx, vocabulary.content.cold_item_idx_C])
     with torch.inference_mode():
-        vectors = model.items.item_vectors().cpu().numpy()
-    yield "item", vocabulary.item_idx_V[mine], vectors[mine - 1]
+        table_IE = model.items.table(len(item_idx)).cpu()
+        if len(item_idx) > num_known:
+            logits_I = table_IE.double() @ average_E
+            table_IE[num_known:, -1] += cold_shift(logits_I[1:num_known], logits_I[num_known:], spec.export.cold_share)
+    tokens = np.arange(1, len(item_idx))
+    mine = tokens[tokens % hvd.size() == hvd.rank()]
+    yield "item", item_idx[mine], table_IE.numpy()[mine]
+
+
+def cold_shift(known_V: Tensor, cold_C: Tensor, share: float) -> float:
+    """What is added to cold items' logits so that their softmax, beside that of the known ones, sums to ``share``."""
+    return float(known_V.logsumexp(dim=0) - cold_C.logsumexp(dim=0)) + math.log(share) - math.log1p(-share)
 
 
 def _to_table(spec: TrainingSpec, vectors: Vectors) -> pa.Table:

@@ -21,9 +21,9 @@ class GRU(nn.Module):
     padding on the left changes nothing, without packing.
     """
 
-    def __init__(self, *, vocabulary_size: int, dim: int, num_layers: int, dropout: float, cell: str = "gru") -> None:
+    def __init__(self, *, items: ItemEncoder, dim: int, num_layers: int, dropout: float, cell: str = "gru") -> None:
         super().__init__()
-        self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
+        self.items = items
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(CELLS[cell](dim, dim, batch_first=True, bias=False) for _ in range(num_layers))
         self.output = nn.Linear(dim, dim)

@@ -150,12 +150,15 @@ def sampled_softmax(
         Where a negative does not compete; no state's target is out. None: all compete.
     """
     # The corrections are added in float32, also where the product is in bfloat16, whose 8 bits would lose them.
-    correction_V = items.bias - log_q_V - math.log(len(negatives_S))
-    vectors_SD, vectors_PD = items.both(negatives_S, targets_P)
-    logits_NS = (hidden_ND @ vectors_SD.T).float() + correction_V[negatives_S]
+    (vectors_SD, bias_S), (vectors_PD, bias_P) = items.outputs(negatives_S, targets_P)
+    correction_S, correction_P = (
+        bias - log_q_V[tokens] - math.log(len(negatives_S))
+        for bias, tokens in ((bias_S, negatives_S), (bias_P, targets_P))
+    )
+    logits_NS = (hidden_ND @ vectors_SD.T).float() + correction_S
     if is_out_NS is not None:
         logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)
-    logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + correction_V[targets_P]
+    logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + correction_P
     hits_P = torch.bincount(negatives_S, minlength=len(log_q_V))[targets_P]
     return _surprise(torch.logsumexp(logits_NS, dim=1)[states_P] - logits_P, hits_P)
 
@@ -193,11 +196,11 @@ def gbce(
 
     As for :func:`sampled_softmax`: the negatives are scored once a state, and draws that hit the target do not count.
     """
-    vectors_SD, vectors_PD = items.both(negatives_S, targets_P)
-    logits_NS = (hidden_ND @ vectors_SD.T).float() + items.bias[negatives_S]
+    (vectors_SD, bias_S), (vectors_PD, bias_P) = items.outputs(negatives_S, targets_P)
+    logits_NS = (hidden_ND @ vectors_SD.T).float() + bias_S
     if is_out_NS is not None:
         logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)
-    logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + items.bias[targets_P]
+    logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + bias_P
     hits_P = torch.bincount(negatives_S, minlength=len(items.bias))[targets_P]
     wrong_P = F.softplus(logits_NS).sum(dim=1)[states_P] - hits_P * F.softplus(logits_P)
     return (beta * F.softplus(-logits_P) + wrong_P.clamp(min=0)) / (len(negatives_S) + 1)

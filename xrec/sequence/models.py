@@ -9,29 +9,41 @@ from torch import Tensor
 from xrec.config import Sequence
 from xrec.sequence.checkpoint import load_tensors
 from xrec.sequence.gru import GRU
+from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.progress import load_progress
 from xrec.sequence.transformer import Transformer
 from xrec.storage.files import FilesError, read_json
 
 SequenceModel = GRU | Transformer
+_OF_ITEMS = ("vocabulary_size", "given", "content")
 MODEL_PREFIX = "model."
 """Names of a checkpoint's weights start with this."""
 
 
-def model_settings(model: str, sequence: Sequence, vocabulary_size: int, given_dim: int = 0) -> dict[str, Any]:
+def model_settings(
+    model: str,
+    sequence: Sequence,
+    vocabulary_size: int,
+    given_dim: int = 0,
+    content: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """Everything that :func:`build_model` needs, as JSON values.
 
-    The embeddings hold what the items are given, vectors of length ``given_dim``.
+    The embeddings hold what the items are given, vectors of length ``given_dim``; ``content`` are the sizes of what the catalogue
+    says of them (:class:`xrec.sequence.content.Content`).
     """
     # Every head has as many numbers, and rotary positions turn them by pairs.
     unit = sequence.num_heads * (2 if sequence.positions == "rotary" else 1)
     settings: dict[str, Any] = {
         "model": model,
         "vocabulary_size": vocabulary_size,
+        "given": given_dim > 0,
         "dim": max(sequence.dim, -(-given_dim // unit) * unit),
         "num_layers": sequence.num_layers,
         "dropout": sequence.dropout,
     }
+    if content is not None:
+        settings |= {"content": content}
     if model == "gru":
         settings |= {"cell": sequence.cell}
     if model == "transformer":
@@ -41,11 +53,12 @@ def model_settings(model: str, sequence: Sequence, vocabulary_size: int, given_d
 
 def build_model(settings: dict[str, Any]) -> SequenceModel:
     """A model with fresh weights, drawn from torch's global generator."""
-    arguments = {name: value for name, value in settings.items() if name != "model"}
+    arguments = {name: value for name, value in settings.items() if name not in ("model", *_OF_ITEMS)}
+    items = ItemEncoder(dim=settings["dim"], **{name: settings[name] for name in _OF_ITEMS if name in settings})
     if settings["model"] == "gru":
-        return GRU(**arguments)
+        return GRU(items=items, **arguments)
     if settings["model"] == "transformer":
-        return Transformer(**arguments)
+        return Transformer(items=items, **arguments)
     raise ValueError(f"model: found '{settings['model']}', expected gru or transformer")
 
 

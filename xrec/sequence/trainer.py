@@ -33,6 +33,8 @@ from xrec.storage.files import remove, write_json
 Say = Callable[[str], None]
 
 MAX_GRADIENT_NORM = 1.0
+_LEFT_OUT = -1
+"""Stands for a shard in the key of what all ranks draw alike."""
 WARM_UP_SHARE = 0.05
 """Share of the steps in which the learning rate rises to its full size; then it falls along a cosine to 0."""
 
@@ -62,11 +64,18 @@ class Trainer:
         competes_V = torch.from_numpy(self.vocabulary.category_V >= 0)
         self.loss = Loss.choose(self.sequence, self.targets.probabilities, competes_V, device)
         torch.manual_seed(key_of(self.seed))
+        content = self.vocabulary.content
         self.model_settings = model_settings(
-            spec.model, self.sequence, spec.export.vocabulary_size, self.vocabulary.given_dim
+            spec.model,
+            self.sequence,
+            spec.export.vocabulary_size,
+            self.vocabulary.given_dim,
+            None if content is None else content.sizes,
         )
         self.model = build_model(self.model_settings).to(device)
         self.model.items.start_from(self.targets.popularity, self.loss.start)
+        if content is not None:
+            self.model.items.describe(torch.from_numpy(content.words_IW), torch.from_numpy(content.paths_IP))
         if learned is not None:
             self.vocabulary = learned.turned(self.vocabulary)
         if self.vocabulary.vectors_VG is not None:
@@ -194,6 +203,7 @@ class Trainer:
         totals = torch.zeros(2, dtype=torch.float64)
         for step in range(num_steps):
             negatives_S = self.loss.draw(key_of(self.seed, epoch, step))
+            self.model.items.leave_out(key_of(self.seed, epoch, step, _LEFT_OUT), self.sequence.left_out)
             self.optimizer.zero_grad()
             sums = torch.zeros(2, dtype=torch.float64)
             # As few backwards as memory allows: each writes gradients of the whole vocabulary, whatever the rows.

@@ -24,7 +24,7 @@ class Transformer(nn.Module):
     def __init__(
         self,
         *,
-        vocabulary_size: int,
+        items: ItemEncoder,
         dim: int,
         num_layers: int,
         num_heads: int,
@@ -33,7 +33,7 @@ class Transformer(nn.Module):
         positions: str = "learned",
     ) -> None:
         super().__init__()
-        self.items = ItemEncoder(vocabulary_size=vocabulary_size, dim=dim)
+        self.items = items
         self.positions = nn.Embedding(length, dim) if positions == "learned" else None
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)

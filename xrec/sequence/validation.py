@@ -43,19 +43,22 @@ def validate(
     target. It is for choosing an epoch and is not to be reported.
     """
     model.eval()
+    with torch.inference_mode():
+        table_VE = model.items.table(len(vocabulary.item_idx_V))
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for shard in shards:
             for batch in shard.batches(batch_rows):
                 asked = asked_of(batch, vocabulary, sequence)
                 if len(asked.rows_N):
-                    sums += _sums(model, batch, asked, vocabulary, sequence, device)
+                    sums += _sums(model, table_VE, batch, asked, vocabulary, sequence, device)
     ndcg, hits, count = hvd.allreduce(sums, op=hvd.Sum, name="validation").tolist()
     return Scores(ndcg=ndcg / count, hit_rate=hits / count) if count else None
 
 
 def _sums(
     model: SequenceModel,
+    table_VE: Tensor,
     batch: Windows,
     asked: Asked,
     vocabulary: Vocabulary,
@@ -65,7 +68,8 @@ def _sums(
     """Sums over a batch's windows: NDCG, whether a target is among the first, and 1."""
     rows_B, first_B, count_B = np.unique(asked.rows_N, return_index=True, return_counts=True)
     chosen_B = first_B + (count_B - 1 if sequence.objective == "next_event" else count_B // 2)
-    logits_BV = model.items.logits(states_of(model, batch.tokens[:, :-1], rows_B, asked.places_N[chosen_B]))
+    hidden_BD = states_of(model, batch.tokens[:, :-1], rows_B, asked.places_N[chosen_B])
+    logits_BV = model.items.logits(hidden_BD, table_VE)
     is_out_BV = _is_out(asked, chosen_B, vocabulary)
     if is_out_BV is not None:
         logits_BV = logits_BV.masked_fill(torch.from_numpy(is_out_BV).to(device), float("-inf"))

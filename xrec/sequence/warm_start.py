@@ -2,7 +2,7 @@
 
 The fold before ends earlier, so that nothing of the future enters. What an item's embedding has learned moves with the item,
 whatever its token is in the new vocabulary; its bias moves by the change of the logarithm of the item's popularity.
-Items that are new to the vocabulary start as in a fresh training.
+Items that are new to the vocabulary start as in a fresh training. What was learned of words stays as it is.
 
 Vectors that are given and not learned are another training's, whose axes are turned by chance: they are turned to where the
 fold before had them, which changes none of their products.
@@ -21,7 +21,8 @@ from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.vocabulary import Vocabulary
 
-_ITEMS = "items."
+_ITEMS, _CONTENT = "items.", "items.content."
+_DESCRIPTIONS = ("items.content.words_IW", "items.content.paths_IP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Learned:
         given = 0 if self.vectors_VG is None else self.vectors_VG.shape[1]
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
-                if not name.startswith(_ITEMS):
+                if not name.startswith(_ITEMS) or (name.startswith(_CONTENT) and name not in _DESCRIPTIONS):
                     tensor.copy_(self.weights[name])
             embedding, bias = (self.weights[f"{_ITEMS}{name}"] for name in ("embedding.weight", "bias"))
             model.items.embedding.weight[to, given:] = embedding[by, given:]
