@@ -19,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pipelines import make_environment
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xrec-metrics-") as temporary:
         folder = Path(arguments.data or temporary)
-        python = make_environment(folder / "rectools")
+        python = make_environment(folder / "rectools", RECTOOLS)
         if arguments.golden:
             write_golden(folder, python)
             return
@@ -82,17 +82,6 @@ def report(figure: str, value: float, unit: str, against: str | None, arguments:
     """One figure as a JSON line."""
     line = {"figure": figure, "value": float(f"{value:.4g}"), "unit": unit, "against": against, "n": arguments.repeats}
     print(json.dumps({**line, "users": arguments.users}), flush=True)
-
-
-def make_environment(folder: Path) -> Path:
-    """The Python of an environment with RecTools."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        installed = subprocess.run([python, "-m", "pip", "install", "--quiet", *RECTOOLS], check=False)
-        if installed.returncode:
-            sys.exit(f"{RECTOOLS[0]} could not be installed into {folder}: pip's message is above")
-    return python
 
 
 def make_lists(num_users: int, num_items: int, seed: int, skew: float = 0.002) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +23,17 @@ def run_pipeline(settings: Mapping[str, object], *stages: str, configs: Sequence
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def make_environment(folder: Path, packages: Sequence[str]) -> Path:
+    """The Python of an environment of its own that has some packages; pip installs them the first time."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        installed = subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=False)
+        if installed.returncode:
+            sys.exit(f"error: {packages[0]} could not be installed into {folder}: pip's message is above")
+    return python
 
 
 def read_table(root: Path, name: str) -> pd.DataFrame:

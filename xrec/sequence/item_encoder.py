@@ -27,7 +27,6 @@ from xrec.sequence.content import Content
 PADDING = 0
 """The token that stands for "no event"; its embedding is zero and never learns."""
 
-_START_STD = 0.02
 _GIVEN_STD = 0.2
 """Standard deviation of the given vectors' numbers, whatever it was where they come from."""
 _AT_ONCE = 8192
@@ -42,12 +41,20 @@ class ItemEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, vocabulary_size: int, dim: int, given: bool = False, content: dict[str, Any] | None = None
+        self,
+        *,
+        vocabulary_size: int,
+        dim: int,
+        start_std: float = 0.02,
+        given: bool = False,
+        content: dict[str, Any] | None = None,
     ) -> None:
         """Tokens run from 1 to ``vocabulary_size``.
 
         Parameters
         ----------
+        start_std
+            Standard deviation of the untrained embeddings' numbers: small, so that at the start the bias decides.
         given
             Whether the embeddings are :meth:`give`-n and not learned.
         content
@@ -56,8 +63,7 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size + 1, dim, padding_idx=PADDING)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size + 1))
-        # Small, so that at the start the bias decides.
-        nn.init.normal_(self.embedding.weight, std=_START_STD)
+        nn.init.normal_(self.embedding.weight, std=start_std)
         with torch.no_grad():
             self.embedding.weight[PADDING].zero_()
         self.content = None if content is None else Content(**content, dim=dim)

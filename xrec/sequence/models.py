@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from xrec.storage.files import FilesError, read_json
 
 SequenceModel = GRU | Transformer
 _OF_ITEMS = ("vocabulary_size", "given", "content")
+_KINDS: dict[str, tuple[Callable[..., SequenceModel], float]] = {"gru": (GRU, 0.1), "transformer": (Transformer, 0.02)}
+"""What a name stands for, and the deviation of its untrained embeddings: gates do nothing with small numbers, norms scale them."""
 MODEL_PREFIX = "model."
 """Names of a checkpoint's weights start with this."""
 
@@ -53,13 +56,13 @@ def model_settings(
 
 def build_model(settings: dict[str, Any]) -> SequenceModel:
     """A model with fresh weights, drawn from torch's global generator."""
+    if settings["model"] not in _KINDS:
+        raise ValueError(f"model: found '{settings['model']}', expected {' or '.join(_KINDS)}")
+    kind, start_std = _KINDS[settings["model"]]
+    of_items = {name: settings[name] for name in _OF_ITEMS if name in settings}
+    items = ItemEncoder(dim=settings["dim"], start_std=start_std, **of_items)
     arguments = {name: value for name, value in settings.items() if name not in ("model", *_OF_ITEMS)}
-    items = ItemEncoder(dim=settings["dim"], **{name: settings[name] for name in _OF_ITEMS if name in settings})
-    if settings["model"] == "gru":
-        return GRU(items=items, **arguments)
-    if settings["model"] == "transformer":
-        return Transformer(items=items, **arguments)
-    raise ValueError(f"model: found '{settings['model']}', expected gru or transformer")
+    return kind(items=items, **arguments)
 
 
 def load_model(folder: str) -> SequenceModel:
