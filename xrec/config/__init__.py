@@ -38,6 +38,7 @@ from xrec.config.sequences import Sequence
 from xrec.config.settings import Settings
 from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
+from xrec.config.tuning import Tuning
 
 __all__ = [
     "AS_OF",
@@ -82,6 +83,7 @@ __all__ = [
     "Tracking",
     "Transitions",
     "Trend",
+    "Tuning",
     "UserFeed",
     "UserKnn",
     "Users",

@@ -18,6 +18,7 @@ from xrec.config.ranking import Ranker, Ranking
 from xrec.config.sequences import Sequence
 from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
+from xrec.config.tuning import Tuning
 
 
 class Settings(Frozen):
@@ -40,6 +41,7 @@ class Settings(Frozen):
     balance: Balance = Balance()
     als: Als = Als()
     sequence: Sequence = Sequence()
+    tuning: Tuning = Tuning()
     item_knn: ItemKnn = ItemKnn()
     user_knn: UserKnn = UserKnn()
     ease: Ease = Ease()

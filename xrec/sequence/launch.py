@@ -16,24 +16,63 @@ from xrec.config import Settings
 from xrec.features.sequence_files import read_exported_folds
 from xrec.sequence.journal import Following
 from xrec.sequence.progress import Progress
-from xrec.sequence.spec import LaunchError, LostRankError, RankError, TrainingSpec
+from xrec.sequence.spec import LaunchError, LostRankError, RankError, TrainingSpec, Trial
 from xrec.storage.files import absolute, exists, read_json, remove, write_json
 
 Figures = dict[str, str]
+SELECT = "select-"
+"""What the names of select folds begin with."""
 
 
 def train_under_spark(context: Any, model: str) -> Figures:
     """Train a model on all folds of the context's run, in Spark tasks; gives the main fold's figures."""
     settings: Settings = context.settings
     specs = TrainingSpec.plan(model, [fold.name for fold in context.folds], settings)
-    progresses = _run_in_tasks(context.spark, specs, context.say)
+    progresses = _run_in_tasks(context.spark, specs[0], _train, specs, context.say)
     return describe_training(specs, progresses)
 
 
-def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], None]) -> list[Progress]:
+def tune_under_spark(context: Any) -> Figures:
+    """Search the settings of a model on the newest select fold of the last export, in Spark tasks; gives what was found."""
+    settings: Settings = context.settings
+    spec = select_spec(settings)
+    context.say(f"tuning {spec.model} on the validation users of {spec.export.fold}")
+    return describe_trials(_run_in_tasks(context.spark, spec, _tune, spec, context.say))
+
+
+def tune_as_rank(settings: Settings) -> None:
+    """The same as one of the ranks that horovodrun started; no JVM is needed."""
+    trials = _tune(select_spec(settings))
+    if os.environ.get("HOROVOD_RANK", "0") == "0":
+        _print_figures(describe_trials(trials))
+
+
+def select_spec(settings: Settings) -> TrainingSpec:
+    """The training that settings are searched by; raises where the last export has no select fold."""
+    artifacts = absolute(settings.storage.artifacts_root)
+    folds = [fold for fold in read_exported_folds(artifacts) if fold.startswith(SELECT)]
+    if not folds:
+        raise LaunchError(
+            f"{artifacts}/exports.json: found no select fold, expected one, because a test fold never picks a setting; set "
+            "folds.num_select=1 (or more) and run the pipeline until export_sequences"
+        )
+    return TrainingSpec.plan(settings.tuning.model, folds[-1:], settings)[0]
+
+
+def describe_trials(trials: Sequence[Trial]) -> Figures:
+    """The best trial and all, by number."""
+    best = max(trials, key=lambda trial: round(trial.ndcg, 9))
+    return {
+        "best": " ".join(f"--set {override}" for override in best.overrides),
+        "validation_ndcg": f"{best.ndcg:.4f} (the settings as they were: {trials[0].ndcg:.4f})",
+        **{f"trial {number}": str(trial) for number, trial in enumerate(trials, start=1)},
+    }
+
+
+def _run_in_tasks(spark: Any, spec: TrainingSpec, work: Callable[..., Any], of: Any, say: Callable[[str], None]) -> Any:
     """The ranks in as many Spark tasks at the same time as there are processes; gives rank 0's answer.
 
-    ``say`` gets rank 0's lines as they come.
+    Each calls ``work(of, journal)``; ``say`` gets rank 0's lines as they come.
 
     Raises
     ------
@@ -44,7 +83,7 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
     """
     import horovod.spark  # noqa: PLC0415 - it imports pyspark, which a rank on a GPU host does not have
 
-    sequence = specs[0].settings.sequence
+    sequence = spec.settings.sequence
     slots = spark.sparkContext.defaultParallelism
     need = f"sequence.num_processes={sequence.num_processes} need as many free task slots at the same moment"
     if slots < sequence.num_processes:
@@ -52,14 +91,14 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             f"Spark has {slots} task slots: {need}; submit with --master 'local[{sequence.num_processes}]' or with enough "
             f"executor cores, or set sequence.num_processes={slots}"
         )
-    journal = specs[0].journal
+    journal = spec.journal
     for complaint in _complaints(journal):
         remove(complaint)
     try:
         with Following(journal, say):
             answers = horovod.spark.run(
                 _as_rank,
-                args=(specs, journal),
+                args=(work, of, journal),
                 num_proc=sequence.num_processes,
                 start_timeout=sequence.start_timeout,
                 use_gloo=True,
@@ -78,17 +117,16 @@ def _run_in_tasks(spark: Any, specs: list[TrainingSpec], say: Callable[[str], No
             if exists(complaint):
                 raise RankError(read_json(complaint)["message"]) from None
         raise
-    return list(answers[0])
+    return answers[0]
 
 
 def run_as_rank(model: str, settings: Settings) -> None:
     """Train a model on all folds of the last export, as one of the ranks that horovodrun started; no JVM is needed."""
     folds = read_exported_folds(absolute(settings.storage.artifacts_root))
     specs = TrainingSpec.plan(model, folds, settings)
-    progresses = _as_rank(specs)
+    progresses = _train(specs)
     if os.environ.get("HOROVOD_RANK", "0") == "0":
-        for figure, value in describe_training(specs, progresses).items():
-            print(f"    {figure}: {value}", flush=True)
+        _print_figures(describe_training(specs, progresses))
 
 
 def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progress]) -> Figures:
@@ -105,16 +143,30 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
     }
 
 
-def _as_rank(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
+def _print_figures(figures: Figures) -> None:
+    for figure, value in figures.items():
+        print(f"    {figure}: {value}", flush=True)
+
+
+def _train(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
     from xrec.sequence.ranks import train_all  # noqa: PLC0415 - it imports torch
 
+    return train_all(specs, journal)
+
+
+def _tune(spec: TrainingSpec, journal: str | None = None) -> list[Trial]:
+    from xrec.sequence.ranks import tune_one  # noqa: PLC0415 - it imports torch
+
+    return tune_one(spec, spec.settings.tuning, journal)
+
+
+def _as_rank(work: Callable[..., Any], of: Any, journal: str) -> Any:
     try:
-        return train_all(specs, journal)
+        return work(of, journal)
     except ValueError as error:
         # Horovod tells the driver no more than that a process has ended.
-        if journal is not None:
-            own, of_another = _complaints(journal)
-            write_json(of_another if isinstance(error, LostRankError) else own, {"message": str(error)})
+        own, of_another = _complaints(journal)
+        write_json(of_another if isinstance(error, LostRankError) else own, {"message": str(error)})
         raise
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
+from xrec.config import Tuning
 from xrec.sequence.encode import encode_all
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
-from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec
-from xrec.sequence.trainer import Trainer
+from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec, Trial
+from xrec.sequence.trainer import Say, Trainer
+from xrec.sequence.tuning import tune
 
 _SAID = 300
 """Characters of Horovod's own message that are passed on: after its first sentences it guesses."""
@@ -34,19 +37,7 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
     LostRankError
         Another rank ended, or gave no answer in time.
     """
-    sequence = specs[0].settings.sequence
-    os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(sequence.answer_timeout)
-    hvd.init()
-    rank = hvd.rank()
-    try:
-        say = _say_nothing if rank else Journal(journal).say if journal else _print
-        if sequence.num_shards % hvd.size():
-            raise LaunchError(
-                f"sequence.num_shards: found {sequence.num_shards}, expected a multiple of the {hvd.size()} processes"
-            )
-        threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
-        torch.set_num_threads(threads)
-        device = _device()
+    with _joined(specs[0], journal) as (device, say):
         trained, learned = [], None
         for spec in specs:
             trainer = Trainer(spec, device, say, learned if spec.earlier else None)
@@ -58,9 +49,32 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         for trainer, progress in trained:
             trainer.close(progress)
         return [progress for _, progress in trained]
+
+
+def tune_one(spec: TrainingSpec, tuning: Tuning, journal: str | None = None) -> list[Trial]:
+    """Search the settings of a training; as :func:`train_all` is called."""
+    with _joined(spec, journal) as (device, say):
+        return tune(spec, tuning, device, say)
+
+
+@contextmanager
+def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.device, Say]]:
+    """One process as a rank among the others: its device, and where it says something."""
+    sequence = spec.settings.sequence
+    os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(sequence.answer_timeout)
+    hvd.init()
+    rank = hvd.rank()
+    try:
+        if sequence.num_shards % hvd.size():
+            raise LaunchError(
+                f"sequence.num_shards: found {sequence.num_shards}, expected a multiple of the {hvd.size()} processes"
+            )
+        threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
+        torch.set_num_threads(threads)
+        yield _device(), _say_nothing if rank else Journal(journal).say if journal else _print
     except HorovodInternalError as error:
         raise LostRankError(
-            f"{specs[0].model}, process {rank}: another process of the training ended, or gave no answer within "
+            f"{spec.model}, process {rank}: another process of the training ended, or gave no answer within "
             f"sequence.answer_timeout={sequence.answer_timeout} s (killed, out of memory, a lost machine?); the same command goes "
             f"on after the last epoch that ended. Horovod says: {str(error)[:_SAID]}"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xrec.config import Settings
 from xrec.features.sequence_files import Export, model_location, read_export, staging_location, training_digest
@@ -20,6 +21,32 @@ class LostRankError(ValueError):
 
 class RankError(ValueError):
     """What a rank in a Spark task could not go on with, in its own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Settings that a search tried, and what came of them."""
+
+    settings: dict[str, Any]
+    """Keys of ``sequence``."""
+    ndcg: float
+    """The best epoch's, of the validation users; for choosing, not to be reported."""
+    epochs: list[float]
+    """NDCG of each epoch."""
+    state: str
+    """complete, pruned (ended early) or failed."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings as ``--set`` takes them."""
+        return [f"sequence.{name}={_short(value)}" for name, value in self.settings.items()]
+
+    def __str__(self) -> str:
+        return f"validation NDCG@10 {self.ndcg:.4f}, {self.state} after {len(self.epochs)} epochs: {' '.join(self.overrides)}"
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,8 +103,11 @@ class Trainer:
             self.model, vocabulary.item_idx_V, self.targets.popularity, vocabulary.vectors_VG, shift=self.loss.start
         )
 
-    def run(self) -> Progress:
-        """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights."""
+    def run(self, goes_on: Callable[[Progress], bool] | None = None) -> Progress:
+        """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights.
+
+        ``goes_on`` is asked after every epoch but the last, on every rank, and must say the same on all.
+        """
         progress = self._start()
         num_steps = self._agree_on_steps()
         while not progress.done:
@@ -128,6 +131,8 @@ class Trainer:
             self.say(describe_epoch(self.spec, epoch, progress))
             if hvd.rank() == 0:
                 save_epoch(self.spec.checkpoint, self._tensors(), progress, num_kept=self.sequence.num_checkpoints)
+            if goes_on is not None and not progress.done and not goes_on(progress):
+                return progress
         if progress.best != progress.last:
             self._restore(progress.best)
         return progress
