@@ -205,6 +205,15 @@ def test_vocabulary_has_the_vectors_that_its_items_are_given(
 
 
 @pytest.mark.spark
+def test_folds_stay_in_their_order(spark: SparkSession) -> None:
+    """Ranks that know no calendar train them in the order of the export, each going on from the one before."""
+    folds = [f"select-2017-{month:02}-01" for month in range(1, 13)] + ["a-test-of-2018"]
+    rows = [(fold, token) for fold in reversed(folds) for token in (-1, 1, 2)]
+    vocabulary = spark.createDataFrame(rows, "fold string, token int").repartition(5)
+    assert list(check_vocabulary(vocabulary, folds, sequence_of()).items()) == [(fold, 2) for fold in folds]
+
+
+@pytest.mark.spark
 def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(min_buyers=1000)
     vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4)

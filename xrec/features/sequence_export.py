@@ -262,7 +262,7 @@ def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> 
 
 
 def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence) -> dict[str, int]:
-    """Items of each fold's vocabulary; raises :class:`ExportError` where a fold has none."""
+    """Items of each fold's vocabulary, in the order of the folds; raises :class:`ExportError` where a fold has none."""
     known = vocabulary.where(F.col(C.TOKEN) > 0)
     sizes = {row[C.FOLD]: int(row["count"]) for row in known.groupBy(C.FOLD).count().collect()}
     for fold in folds:
@@ -272,7 +272,7 @@ def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence
                 "models have no vocabulary; set sequence.min_buyers lower, or leave gru and transformer out of "
                 "ranking.sources"
             )
-    return sizes
+    return {fold: sizes[fold] for fold in folds}
 
 
 def describe_exports(
