@@ -68,6 +68,7 @@ def write_world(
     target_weight: float = 1.0,
     tastes: bool = False,
     vectors: bool = False,
+    fold: str = FOLD,
 ) -> Export:
     """Write the tables ``sequences`` and ``vocabulary`` and the contract; a user has two windows, of ten and fewer events.
 
@@ -112,7 +113,7 @@ def write_world(
             (C.FOLD, pa.string()),
         ]
     )
-    columns[C.FOLD] = [FOLD] * len(columns[C.SHARD])
+    columns[C.FOLD] = [fold] * len(columns[C.SHARD])
     write_deltalake(
         str(root / "sequences"),
         pa.table(columns, schema=schema),
@@ -120,7 +121,7 @@ def write_world(
         partition_by=[C.FOLD, C.SPLIT, C.SHARD],
     )
     vocabulary = {
-        C.FOLD: [FOLD] * VOCABULARY,
+        C.FOLD: [fold] * VOCABULARY,
         C.TOKEN: pa.array(range(1, VOCABULARY + 1), pa.int32()),
         C.ITEM_IDX: pa.array(range(1000, 1000 + VOCABULARY), pa.int32()),
         C.CATEGORY_CODE: pa.array(range(VOCABULARY), pa.int32()),
@@ -132,7 +133,7 @@ def write_world(
         vocabulary = _with_cold(vocabulary)
     write_deltalake(str(root / "vocabulary"), pa.table(vocabulary), mode="overwrite", partition_by=[C.FOLD])
     export = Export(
-        fold=FOLD,
+        fold=fold,
         table=str(root / "sequences"),
         version=0,
         vocabulary_table=str(root / "vocabulary"),
@@ -154,7 +155,7 @@ def _with_cold(vocabulary: dict[str, Any]) -> dict[str, Any]:
     """The vocabulary with cold items, and a word or two of each item."""
     numbers = [*range(VOCABULARY), *range(NUM_COLD)]
     cold = {
-        C.FOLD: [FOLD] * NUM_COLD,
+        C.FOLD: vocabulary[C.FOLD][:1] * NUM_COLD,
         C.TOKEN: range(-1, -NUM_COLD - 1, -1),
         C.ITEM_IDX: range(2000, 2000 + NUM_COLD),
         C.CATEGORY_CODE: range(NUM_COLD),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from sequence_world import FOLD, VOCABULARY, settings_at, spec_of, write_world
+from sequence_world import FOLD, NUM_COLD, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
 from xrec.features.sequence_files import read_staged
 from xrec.features.staged_vectors import find_staged, read_vectors
-from xrec.sequence.launch import _run_in_tasks
-from xrec.sequence.progress import load_progress
+from xrec.sequence.launch import _run_in_tasks, _train
+from xrec.sequence.progress import Progress, load_progress
 from xrec.sequence.ranks import train_all
-from xrec.sequence.spec import LaunchError, RankError
+from xrec.sequence.spec import LaunchError, RankError, TrainingSpec
 from xrec.storage.files import exists, read_json, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
@@ -43,7 +44,7 @@ def losses(progress: Any) -> list[float]:
     return [epoch.loss for epoch in progress.epochs]
 
 
-NEW_CATEGORIES = {"objective": "new_categories", "item_vectors": "als"}
+NEW_CATEGORIES = {"objective": "new_categories", "item_vectors": "als", "item_content": ["text"], "left_out": 0.3}
 
 
 def train_here(model: str, root: Path, **sequence: Any) -> Any:
@@ -51,6 +52,12 @@ def train_here(model: str, root: Path, **sequence: Any) -> Any:
     settings = settings_at(root, epochs=EPOCHS, **sequence)
     write_world(root, settings, tastes=bool(sequence), vectors=bool(sequence))
     return settings, train_all([spec_of(model, settings)])[0]
+
+
+def train_in_tasks(spark: SparkSession, spec: TrainingSpec, say: Callable[[str], None]) -> Progress:
+    """One training by horovod.spark."""
+    progresses: list[Progress] = _run_in_tasks(spark, spec, _train, [spec], say)
+    return progresses[0]
 
 
 def staged_vectors(settings: Any, model: str) -> dict[tuple[str, int], list[float]]:
@@ -96,9 +103,7 @@ def test_two_processes_of_spark_take_the_steps_of_one(spark: SparkSession, tmp_p
     two = settings_at(tmp_path / "two", epochs=EPOCHS, **NEW_CATEGORIES)
     write_world(tmp_path / "two", two, tastes=True, vectors=True)
     lines: list[tuple[str, float]] = []
-    progress = _run_in_tasks(spark, [spec_of("transformer", two)], lambda line: lines.append((line, time.monotonic())))[
-        0
-    ]
+    progress = train_in_tasks(spark, spec_of("transformer", two), lambda line: lines.append((line, time.monotonic())))
     ended = time.monotonic()
     assert_same_training(progress, expected)
     said = [(line, at) for line, at in lines if "epoch" in line]
@@ -110,7 +115,8 @@ def test_two_processes_of_spark_take_the_steps_of_one(spark: SparkSession, tmp_p
         "an epoch's line comes when the epoch ends, not when the run does"
     )
     rows = read_vectors(spark, *find_staged(two, FOLD, "transformer"))
-    assert {tuple(row) for row in rows.groupBy(C.KIND).count().collect()} == {("user", 400), ("item", VOCABULARY)}
+    num_items = VOCABULARY + NUM_COLD
+    assert {tuple(row) for row in rows.groupBy(C.KIND).count().collect()} == {("user", 400), ("item", num_items)}
 
 
 @pytest.mark.spark
@@ -122,11 +128,11 @@ def test_what_a_rank_cannot_go_on_with_is_said_in_its_words(spark: SparkSession,
     settings = settings_at(tmp_path, epochs=1)
     write_world(tmp_path, settings, num_users=20, target_weight=0.0)
     with pytest.raises(RankError, match=f"^fold {FOLD}: found no event to learn from .* lower sequence.min_buyers"):
-        _run_in_tasks(spark, [spec_of("gru", settings)], lambda line: None)
+        train_in_tasks(spark, spec_of("gru", settings), lambda line: None)
     other = settings_at(tmp_path / "other", epochs=1)
     write_world(tmp_path / "other", other, num_users=20)
     write_json(f"{spec_of('gru', other).journal}.error", {"message": "long ago"})
-    assert _run_in_tasks(spark, [spec_of("gru", other)], lambda line: None)[0].last == 1
+    assert train_in_tasks(spark, spec_of("gru", other), lambda line: None).last == 1
     assert not exists(f"{spec_of('gru', other).journal}.error")
 
 
@@ -143,12 +149,12 @@ def test_a_rank_that_is_killed_under_spark_is_an_error_in_words(spark: SparkSess
             ranks_of(os.getpid(), "horovod.spark.task")[-1].kill()
 
     with pytest.raises(RankError, match=r"another process of the training ended, or .* goes on after the last epoch"):
-        _run_in_tasks(spark, [spec], kill_one)
+        train_in_tasks(spark, spec, kill_one)
     killed = load_progress(spec.checkpoint)
     assert killed is not None
     assert 2 <= killed.last < 20
     shorter: list[str] = []
-    _run_in_tasks(spark, [spec], shorter.append)
+    train_in_tasks(spark, spec, shorter.append)
     assert f"gru {FOLD}: resuming after epoch {killed.last}" in shorter[0]
 
 
@@ -195,7 +201,7 @@ def test_missing_slots_are_named_at_once(spark: SparkSession, tmp_path: Path) ->
     settings = settings_at(tmp_path, num_processes=4)
     write_world(tmp_path, settings, num_users=20)
     with pytest.raises(LaunchError, match=r"Spark has 2 task slots: sequence.num_processes=4 need"):
-        _run_in_tasks(spark, [spec_of("gru", settings)], print)
+        train_in_tasks(spark, spec_of("gru", settings), print)
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:

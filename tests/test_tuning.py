@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,6 @@ from optuna.distributions import CategoricalDistribution
 
 from sequence_world import FOLD, settings_at, spec_of, write_world
 from xrec.config import Sequence, Settings, Tuning
-from xrec.features.sequence_files import read_export, write_exports
 from xrec.sequence import tuning
 from xrec.sequence.launch import describe_trials, select_spec
 from xrec.sequence.progress import Epoch, Progress
@@ -20,6 +22,8 @@ from xrec.sequence.ranks import tune_one
 from xrec.sequence.spec import LaunchError, Trial
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def searched(root: Path, trials: int, **budget: Any) -> tuple[Settings, list[Trial]]:
@@ -47,6 +51,26 @@ def test_a_search_begins_with_the_settings_as_they_are_and_finds_better_ones(
     assert capsys.readouterr().out.count("trial ") == 8, "a line a trial, and none of the trainings' own"
     assert not (tmp_path / "_artifacts" / "tuning" / "trial").exists()
     assert not (tmp_path / "_artifacts" / FOLD / "gru").exists(), "the model that serves is left alone"
+
+
+def test_two_processes_search_as_one_does(tmp_path: Path) -> None:
+    """By horovodrun, without a JVM: both ranks train what rank 0 draws, and the trials are those of one process."""
+    _, expected = searched(tmp_path / "one", 3)
+    root = tmp_path / "two"
+    settings = settings_at(root, epochs=3, dim=8, learning_rate=1e-3)
+    write_world(root, settings, num_users=120, fold="select-1")
+    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", sys.executable]
+    command += [str(ROOT / "jobs" / "tune_sequence.py"), "--config", str(root / "settings.yaml")]
+    for override in ("sequence.launcher=horovodrun", "tuning.model=gru", "tuning.trials=3"):
+        command += ["--set", override]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "JAVA_HOME": "/nowhere"}
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("best: --set sequence.learning_rate=") == 1, "rank 0 alone tells"
+    kept = json.loads((root / "_artifacts" / "tuning" / "gru.json").read_text())["trials"]
+    assert [trial["settings"] for trial in kept] == [trial.settings for trial in expected]
+    assert [trial["ndcg"] for trial in kept] == pytest.approx([trial.ndcg for trial in expected], abs=0.02)
 
 
 def test_a_search_that_was_cut_off_goes_on(tmp_path: Path) -> None:
@@ -112,10 +136,8 @@ def test_a_test_fold_is_refused(tmp_path: Path) -> None:
     write_world(tmp_path, settings, num_users=40)
     with pytest.raises(LaunchError, match=r"found no select fold, expected one.*folds.num_select=1"):
         select_spec(settings)
-    export = read_export(settings.storage.artifacts_root, FOLD, settings)
-    object.__setattr__(export, "fold", "select-2019-12-01")
-    write_exports(settings.storage.artifacts_root, [export])
-    assert select_spec(settings).export.fold == "select-2019-12-01"
+    write_world(tmp_path / "other", other := settings_at(tmp_path / "other"), num_users=40, fold="select-1")
+    assert select_spec(other).export.fold == "select-1"
 
 
 def test_a_training_that_fails_is_a_trial_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
