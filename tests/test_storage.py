@@ -50,6 +50,18 @@ def contents(rows: DataFrame) -> list[tuple[object, ...]]:
     return sorted((row[C.FOLD], row[C.USER_IDX], row[C.WEIGHT]) for row in rows.collect())
 
 
+def test_no_rows_in_the_place_of_none_are_the_version_that_is_there(spark: SparkSession, storage: Storage) -> None:
+    """Delta makes no commit of them; what it tells of is another table's, or none at all in a session that wrote nothing yet."""
+    tables = Tables(spark, storage)
+    tables.write("user_categories", mixes(spark, "test-1", [1.0]), fold="test-1")
+    for weight in (1.0, 2.0, 3.0):
+        tables.write("blend_weights", blend(spark, f"source-{weight}"))
+    assert tables.write("user_categories", mixes(spark, "test-2", []), fold="test-2") == 0
+    assert tables.written_versions["user_categories"] == 0
+    fresh = Tables(spark.newSession(), storage)
+    assert fresh.write("user_categories", mixes(fresh.spark, "test-2", []), fold="test-2") == 0
+
+
 def test_a_write_replaces_exactly_its_folds_and_twice_is_once(spark: SparkSession, storage: Storage) -> None:
     tables = Tables(spark, storage)
     assert read_table_version(tables, "user_categories") is None

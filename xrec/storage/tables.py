@@ -168,14 +168,16 @@ class Tables:
         checked = stamped if kept else stamped.persist(StorageLevel.DISK_ONLY)
         try:
             check_rows(checked, table, values)
+            self.spark.conf.unset(_LAST_COMMIT)
             with self._noting(note):
                 self._commit(checked, table, predicate)
         finally:
             if not kept:
                 checked.unpersist()
         self.read_versions.pop(name, None)
-        # The version of this session's own commit, whoever wrote in the meantime.
-        self.written_versions[name] = int(str(self.spark.conf.get(_LAST_COMMIT)))
+        # The version of this session's own commit, whoever wrote in the meantime. No rows in the place of none are no commit.
+        committed = str(self.spark.conf.get(_LAST_COMMIT, None))
+        self.written_versions[name] = int(committed) if committed.isdigit() else self.version(name)
         return self.written_versions[name]
 
     def merge(self, name: str, rows: DataFrame, *, within: DataFrame, note: str | None = None) -> int:
