@@ -71,6 +71,19 @@ def test_a_row_is_computed_at_its_own_length_and_only_when_it_is_asked() -> None
     assert shapes == [(3, 16), (1, 32), (1, 40)], "1, 8 and 9 tokens; 17; 40"
 
 
+@pytest.mark.parametrize("name", ["gru", "transformer"])
+def test_a_batch_of_which_nothing_is_asked_has_gradients_of_zero(name: str) -> None:
+    """A rank whose rows have no target takes the step that the others take."""
+    model, nothing = a_model(name).train(), np.zeros(0, np.int64)
+    for tokens in (windows(), np.zeros((3, LENGTH), np.int32)):
+        states = states_of(model, tokens, nothing, nothing)
+        assert states.shape == (0, 16)
+        model.zero_grad()
+        (states @ model.items.outputs(torch.tensor([1, 2]), torch.tensor([3]))[0][0].T).sum().backward()
+        for weight, parameter in model.named_parameters():
+            assert weight == "items.bias" or (parameter.grad is not None and not parameter.grad.any()), weight
+
+
 def test_masks_of_a_group_belong_to_the_shards_of_its_rows() -> None:
     """Rows of two shards in one batch get what each shard's rows get alone, though every group has other numbers of them."""
     model, tokens = a_model("transformer", dropout=0.5).train(), windows()

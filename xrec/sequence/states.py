@@ -39,7 +39,8 @@ def states_of(
     (num_rows, length), device = tokens_BL.shape, model.items.bias.device
     width_B = _widths(tokens_BL)
     is_asked_B = np.zeros(num_rows, np.bool_)
-    is_asked_B[rows_N] = True
+    # Where nothing is asked, a row is computed for nothing, so that every weight has a gradient, as it has on the other ranks.
+    is_asked_B[rows_N if len(rows_N) else 0] = True
     groups = [(int(width), np.flatnonzero(is_asked_B & (width_B == width))) for width in np.unique(width_B[is_asked_B])]
     tokens = [torch.from_numpy(tokens_BL[rows, length - width :]).to(device, torch.int64) for width, rows in groups]
     # All groups' vectors at once: each lookup has a gradient of the whole table's size.
