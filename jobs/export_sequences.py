@@ -29,9 +29,7 @@ def run(context: StageContext) -> Figures:
     """Write ``vocabulary`` and ``sequences`` of all folds, then the contracts beside them."""
     tables, sequence, folds = context.tables, context.settings.sequence, [fold.name for fold in context.folds]
     items = tables.read("items")
-    eligible, content = eligible_items(items), None
-    if sequence.item_content:
-        content = content_of(items, sequence)
+    eligible, content = eligible_items(items), content_of(items, sequence)
     num_categories = num_categories_of(eligible)
     vocabularies = [
         build_vocabulary(
@@ -53,7 +51,7 @@ def run(context: StageContext) -> Figures:
         events, vocabulary, eligible, sequence, num_categories=num_categories, seed=context.settings.seed
     )
     tables.write("sequences", windows, fold=folds)
-    cold = cold_shares(events, sequence) if sequence.item_content else None
+    cold = cold_shares(events, sequence)
     exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories, cold=cold)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
     return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)

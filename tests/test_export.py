@@ -255,7 +255,7 @@ def exported(
         windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES, seed=SEED)
         tables.write("sequences", windows, fold="f")
     sizes = check_vocabulary(tables.read("vocabulary"), ["f"], sequence)
-    exports = describe_exports(tables, sizes, settings_of(root), num_categories=NUM_CATEGORIES)
+    exports = describe_exports(tables, sizes, settings_of(root), num_categories=NUM_CATEGORIES, cold={})
     write_exports(f"{root}/_artifacts", exports)
     return tables, exports[0]
 

@@ -35,7 +35,9 @@ def items(spark: SparkSession) -> DataFrame:
 
 
 def contents(items: DataFrame, *parts: str) -> dict[int, tuple[list[int], list[int]]]:
-    rows = content_of(items, Sequence(item_content=parts)).collect()
+    content = content_of(items, Sequence(item_content=parts))
+    assert content is not None
+    rows = content.collect()
     return {row[C.ITEM_IDX]: (row[C.WORDS], row[C.PATHS]) for row in rows}
 
 
@@ -58,6 +60,12 @@ def test_a_part_can_be_left_out(items: DataFrame) -> None:
     both, text, path = contents(items, "text", "path"), contents(items, "text"), contents(items, "path")
     assert text == {item: (words, []) for item, (words, _) in both.items()}
     assert path == {item: ([], paths) for item, (_, paths) in both.items()}
+
+
+@pytest.mark.spark
+def test_without_content_nothing_is_computed(spark: SparkSession, items: DataFrame) -> None:
+    assert content_of(items, Sequence()) is None
+    assert cold_shares(events_of(spark, [(0, 0, 0)]), Sequence()) == {}
 
 
 def events_of(spark: SparkSession, rows: list[tuple[int, int, int]]) -> DataFrame:
@@ -98,20 +106,22 @@ def test_the_share_of_cold_items_is_counted_by_hand(spark: SparkSession) -> None
     """Days 0 to 9, ten events; the newest tenth is day 9's: two events of item 0, which two had before, one of item 1, new."""
     history = [(user, 0, day) for day in range(9) for user in (day % 3, 3)]
     late = [(7, 0, 9), (8, 0, 9), (9, 1, 9)]
-    shares = cold_shares(events_of(spark, history + late), Sequence(min_buyers=2))
+    shares = cold_shares(events_of(spark, history + late), Sequence(min_buyers=2, item_content=("text",)))
     assert shares == {"f": pytest.approx(1.5 / 4)}
 
 
 @pytest.mark.spark
 def test_without_cold_purchases_the_share_is_not_zero(spark: SparkSession) -> None:
     events = events_of(spark, [(user, 0, day) for day in range(10) for user in range(3)])
-    shares = cold_shares(events, Sequence(min_buyers=1))
+    shares = cold_shares(events, Sequence(min_buyers=1, item_content=("text",)))
     assert shares == {"f": pytest.approx(0.5 / 7)}, "the last two days"
 
 
 @pytest.mark.spark
 def test_of_a_log_of_one_moment_no_share_is_known(spark: SparkSession) -> None:
-    shares = cold_shares(events_of(spark, [(user, user % 4, 0) for user in range(20)]), Sequence(min_buyers=2))
+    shares = cold_shares(
+        events_of(spark, [(user, user % 4, 0) for user in range(20)]), Sequence(min_buyers=2, item_content=("text",))
+    )
     assert shares == {"f": pytest.approx(0.5 / 21)}
 
 

@@ -1,7 +1,7 @@
 """beauty_gate: the sequence models on Amazon Beauty, leave-one-out, among all items, against the published figures.
 
     ./spark-submit.sh tests/bench/beauty_gate.py                                the last item but one: settings are chosen here
-    ./spark-submit.sh tests/bench/beauty_gate.py --final                        each user's last item; every look is on record there
+    ./spark-submit.sh tests/bench/beauty_gate.py --final                        each user's last item; looks are on record
     ./spark-submit.sh tests/bench/beauty_gate.py --models gru --seeds 0 --set sequence.dropout=0.3
 
 The pipeline runs with conf/amazon_beauty.yaml and the settings of beauty_gate.yaml, once a seed, two Horovod processes.

@@ -24,8 +24,10 @@ _LATELY = 0.1
 _BEFORE = "before"
 
 
-def content_of(items: DataFrame, sequence: Sequence) -> DataFrame:
-    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes, none of what ``sequence.item_content`` leaves out."""
+def content_of(items: DataFrame, sequence: Sequence) -> DataFrame | None:
+    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes, none of what ``sequence.item_content`` leaves out, or None."""
+    if not sequence.item_content:
+        return None
     nothing = F.array().cast("array<int>")
     label = F.lower(F.coalesce(F.col(C.LABEL), F.lit("")))
     words = F.filter(F.split(label, r"(?U)\W+"), lambda word: F.length(word) > 1)
@@ -55,9 +57,12 @@ def cold_items(known: DataFrame, eligible: DataFrame, content: DataFrame, *, num
 def cold_shares(training_events: DataFrame, sequence: Sequence) -> dict[str, float]:
     """By fold, the share of its newest tenth of events that went to items which fewer than ``min_buyers`` users had before.
 
+    Empty where ``sequence.item_content`` is, because only items known by content are given a share.
     Half an event is added, so that no share is 0 because few events were seen. Where nothing lies before that tenth, as where all
     events have one time, nothing is known of what was cold, and no event counts as such.
     """
+    if not sequence.item_content:
+        return {}
     cuts = training_events.groupBy(C.FOLD).agg(
         F.percentile_approx(F.col(C.EVENT_TS).cast("double"), 1 - _LATELY).alias("cut")
     )

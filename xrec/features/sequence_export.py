@@ -281,11 +281,11 @@ def describe_exports(
     settings: Settings,
     *,
     num_categories: int,
-    cold: Mapping[str, float] | None = None,
+    cold: Mapping[str, float],
 ) -> list[Export]:
     """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
 
-    ``cold`` are the shares of :func:`xrec.features.item_content.cold_shares`, where items without a token are exported.
+    ``cold`` are the shares of :func:`xrec.features.item_content.cold_shares`; none: 0.
 
     Raises
     ------
@@ -313,7 +313,7 @@ def describe_exports(
                 vocabulary_table=absolute(tables.path("vocabulary")),
                 vocabulary_version=tables.written_versions["vocabulary"],
                 vocabulary_size=size,
-                cold_share=0.0 if cold is None else cold[fold],
+                cold_share=cold.get(fold, 0.0),
                 num_categories=num_categories,
                 length=sequence.length,
                 num_shards=sequence.num_shards,

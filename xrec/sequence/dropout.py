@@ -47,7 +47,7 @@ class Dropout(nn.Module):
         """Which numbers stay, True or 1."""
         if isinstance(generator, torch.Generator):
             return torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.share, generator=generator)
-        # Torch draws one number after the other on a processor, which takes 20 times as long.
+        # Torch draws one number after the other on a processor, which takes many times as long.
         number = int(np.prod(shape))
         bits = generator.random_raw(-(-number // 4)).view(np.uint16)[:number]
         return torch.from_numpy((bits >= round(self.share * _STEPS)).reshape(shape))
