@@ -25,7 +25,7 @@ _BEFORE = "before"
 
 
 def content_of(items: DataFrame, sequence: Sequence) -> DataFrame | None:
-    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes, none of what ``sequence.item_content`` leaves out, or None."""
+    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes of the parts of ``sequence.item_content``; None: no part."""
     if not sequence.item_content:
         return None
     nothing = F.array().cast("array<int>")
