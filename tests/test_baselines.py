@@ -26,6 +26,7 @@ from xrec.generators.popularity import popular_candidates
 from xrec.generators.transition_categories import transition_category_candidates
 from xrec.generators.transitions import TransitionsError, histories_of, transition_candidates, transitions_of
 from xrec.generators.user_knn import UserKnnError, user_knn_candidates
+from xrec.lists import ranked_rows
 from xrec.ranking.eligibility import users_of
 
 pytestmark = pytest.mark.spark
@@ -130,7 +131,7 @@ def candidates(staged: Staged, users: DataFrame) -> dict[str, list[Row]]:
 
 
 def collect(rows: DataFrame) -> list[Row]:
-    return sorted(rows.collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
+    return sorted(ranked_rows(rows).collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
 
 
 def may_get(facts: dict[str, dict], scope: str, user: int) -> list[int]:
@@ -375,7 +376,7 @@ def test_categories_follow_their_order(spark: SparkSession, staged: Staged) -> N
     settings = Transitions(window=1, decay=0.5, shrinkage=0.0)
     found = transition_category_candidates(new, eligible, events, interactions, settings, RANKING, staged.folder)
     # All customers of stoves have item 1, and all who had tents had it next; who had stoves is led to lamps alone, which he had.
-    assert {(row["user_idx"], row["item_idx"]): row["score"] for row in found.collect()} == {(5, 1): 1.0}
+    assert {(row["user_idx"], row["item_idx"]): row["score"] for row in collect(found)} == {(5, 1): 1.0}
 
 
 def test_transitions_go_forward_in_time(spark: SparkSession, staged: Staged) -> None:
@@ -497,7 +498,7 @@ def test_content_proposes_what_nobody_had(spark: SparkSession, staged: Staged) -
     mixes = interactions.selectExpr("user_idx", "'tents' category", "true touched", "true home")
     eligible = items.select("item_idx", "category").join(codes, "category")
     users = users_of(interactions, mixes, eligible, ("touched",))
-    found = content_candidates(users, eligible, items, interactions, Content(), RANKING, staged.folder).collect()
+    found = collect(content_candidates(users, eligible, items, interactions, Content(), RANKING, staged.folder))
     # Both stoves share the department with the tent, one its style; nothing is known of item 3, and so of user 8.
     assert [(row["user_idx"], row["item_idx"]) for row in sorted(found, key=lambda row: row["rank"])] == [
         (7, 1),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from ranked import as_lists
 from xrec import columns as C
 from xrec.evaluation.beyond import beyond_names, describe_lists, facts_of
 from xrec.storage.shared import SharedFolder
@@ -87,7 +88,7 @@ class Case:
         ]
         mixes = [(user, name, weight) for user, mix in self.mixes.items() for name, weight in mix.items()]
         rows = describe_lists(
-            spark.createDataFrame(candidates, CANDIDATES).repartition(3),
+            as_lists(spark.createDataFrame(candidates, CANDIDATES)).repartition(3),
             spark.createDataFrame(mixes, "user_idx int, category string, weight double"),
             SharedFolder(str(folder)).share(facts_of(items, buyers, num_users=NUM_USERS)),
             ks=KS,

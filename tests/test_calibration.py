@@ -11,11 +11,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.reliability import NUM_BINS, ece_of, reliability_of
 from xrec.evaluation.report import FoldRows
+from xrec.lists import ranked_rows
 from xrec.ranking.calibration import Calibration, fit_calibrations, with_probabilities
 from xrec.schemas import TABLES
 
@@ -46,7 +48,7 @@ def world(spark: SparkSession, slope: float, intercept: float, seed: int = 3) ->
         (FOLD.name, int(u), int(i), "c", False, True, True, False, False, False) for u, i in np.argwhere(~bought)
     ]
     return (
-        spark.createDataFrame(lists, TABLES["candidates"].columns),
+        as_lists(spark.createDataFrame(lists, RANKED)),
         spark.createDataFrame(targets, TABLES["targets"].columns),
     )
 
@@ -73,8 +75,8 @@ def test_a_calibration_finds_what_made_the_purchases(spark: SparkSession) -> Non
     assert found["trees"].intercept == pytest.approx(-1.5, abs=0.15)
     scored = with_probabilities(lists, found)
     assert scored.dtypes == lists.dtypes
-    one = scored.where("user_idx = 0 and item_idx = 0").first()
-    z = lists.where("user_idx = 0 and item_idx = 0").first()
+    one = ranked_rows(scored).where("user_idx = 0 and item_idx = 0").first()
+    z = ranked_rows(lists).where("user_idx = 0 and item_idx = 0").first()
     assert one is not None
     assert z is not None
     expected = 1 / (1 + math.exp(-(found["trees"].slope * z[C.SCORE] + found["trees"].intercept)))
@@ -86,9 +88,9 @@ def test_lists_that_foretell_nothing_keep_their_order_and_get_the_mean(spark: Sp
     lists, targets = world(spark, slope, -1.0)
     found = fit_calibrations(lists, targets, ["trees"], scope="touched")["trees"]
     assert found.slope >= 0.05
-    mean = with_probabilities(lists, {"trees": found}).agg(F.avg(C.SCORE)).first()
+    mean = ranked_rows(with_probabilities(lists, {"trees": found})).agg(F.avg(C.SCORE)).first()
     assert mean is not None
-    assert mean[0] == pytest.approx(targets.where("cross_touched").count() / lists.count(), abs=0.02)
+    assert mean[0] == pytest.approx(targets.where("cross_touched").count() / (NUM_USERS * LENGTH), abs=0.02)
 
 
 def test_nothing_is_fitted_where_nothing_was_hit_and_sampling_is_undone(spark: SparkSession) -> None:
@@ -104,16 +106,17 @@ def test_nothing_is_fitted_where_nothing_was_hit_and_sampling_is_undone(spark: S
 def test_bins_equal_a_naive_version(spark: SparkSession) -> None:
     lists, targets = world(spark, 1.0, -1.0)
     candidates = with_probabilities(lists, {"trees": Calibration(slope=1.0, intercept=-1.0)})
-    longer = lists.withColumn(C.RANK, F.lit(11)).withColumn(C.ITEM_IDX, F.col(C.ITEM_IDX) + 50)
+    others = F.transform(C.ITEMS, lambda item: item + 50)
+    longer = candidates.withColumns({C.ITEMS: F.concat(C.ITEMS, others), C.SCORES: F.concat(C.SCORES, C.SCORES)})
     settings = Evaluation(ks=(10,))
-    judged = rows_of(spark, candidates.unionByName(longer), targets)
+    judged = rows_of(spark, longer, targets)
     bins = reliability_of(judged, ["trees", "ensemble"], "touched", settings)
     found = sorted(bins.collect(), key=lambda row: row[C.BIN])
     assert [row[C.BIN] for row in found] == list(range(1, NUM_BINS + 1))
     assert sum(row[C.NUM_ROWS] for row in found) == NUM_USERS * LENGTH, "what is further down a list is not judged"
 
     wanted = {(row[C.USER_IDX], row[C.ITEM_IDX]) for row in targets.where("cross_touched").collect()}
-    rows = [(row[C.SCORE], row[C.USER_IDX], row[C.ITEM_IDX]) for row in candidates.collect()]
+    rows = [(row[C.SCORE], row[C.USER_IDX], row[C.ITEM_IDX]) for row in ranked_rows(candidates).collect()]
     rows.sort()
     start, ece = 0, 0.0
     for row in found:
@@ -135,16 +138,16 @@ def test_bins_equal_a_naive_version(spark: SparkSession) -> None:
 
 def test_scores_that_are_all_alike_are_one_bin_whose_interval_is_wider_for_few_users(spark: SparkSession) -> None:
     lists, targets = world(spark, 0.0, -1.0)
-    alike = rows_of(spark, lists.withColumn(C.SCORE, F.lit(0.3).cast("float")), targets)
+    crowd = lists.withColumn(C.SCORES, F.transform(C.SCORES, lambda _: F.lit(0.3).cast("float")))
+    alike = rows_of(spark, crowd, targets)
     (one,) = reliability_of(alike, ["trees"], "touched", Evaluation(ks=(10,))).collect()
     assert one[C.NUM_ROWS] == NUM_USERS * LENGTH
     # The same rows as those of a tenth of the users, each of whom buys all or nothing, say less.
-    crowd = lists.withColumn(C.SCORE, F.lit(0.3).cast("float"))
     all_or_nothing = (
         targets.where("not cross_touched")
         .limit(0)
         .unionByName(
-            lists.where(F.col(C.USER_IDX) % 4 == 0).select(
+            ranked_rows(lists.where(F.col(C.USER_IDX) % 4 == 0)).select(
                 C.FOLD,
                 C.USER_IDX,
                 C.ITEM_IDX,

@@ -150,8 +150,8 @@ def lists_of(shop: Shop, staged: Staged, source: str, *, filtered: bool) -> dict
     given = {shop.fold: users}, {shop.fold: eligible}
     rows = candidates_of(source, shop.tables, *given, settings, staged.folder).collect()
     found: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row[C.RANK]):
-        found[row[C.SCOPE], row[C.USER_IDX]].append(row[C.ITEM_IDX])
+    for row in rows:
+        found[row[C.SCOPE], row[C.USER_IDX]] = row[C.ITEMS]
     return found
 
 

@@ -138,8 +138,8 @@ class Staged:
         )
         rows = self.candidates(source, users, eligible, Ranking(candidates_per_source=k, tile_items=30, top_k=5))
         found: dict[int, list[int]] = defaultdict(list)
-        for row in sorted(rows.collect(), key=lambda row: row[C.RANK]):
-            found[row[C.USER_IDX]].append(row[C.ITEM_IDX])
+        for row in rows.collect():
+            found[row[C.USER_IDX]] = row[C.ITEMS]
         return found
 
     def candidates(self, source: str, users: DataFrame, eligible: DataFrame, ranking: Ranking) -> DataFrame:

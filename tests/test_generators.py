@@ -22,6 +22,7 @@ from xrec.generators.factors import check_vectors, factor_candidates
 from xrec.generators.item_knn import ItemKnnError, knn_candidates, neighbours_of
 from xrec.generators.neighbours import heaviest_of
 from xrec.generators.popularity import popular_candidates, recent_candidates
+from xrec.lists import ranked_rows
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.topk import VectorError
 from xrec.storage.shared import SharedFolder
@@ -75,7 +76,7 @@ class Staged:
             vectors = local(self.train_als(Als(rank=8, alpha=2.0, num_blocks=2, max_iter=8)))
             model = {"model": "als", "fold": self.fold.name}
             rows = factor_candidates(self.users, self.eligible, vectors, ranking, self.folder, **model)
-        return sorted(rows.collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
+        return sorted(ranked_rows(rows).collect(), key=lambda row: (row["scope"], row["user_idx"], row["rank"]))
 
 
 def local(rows: DataFrame) -> DataFrame:

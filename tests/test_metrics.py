@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from scipy import stats
 
+from ranked import as_lists
 from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.beyond import BEYOND_ACCURACY
@@ -131,13 +132,13 @@ def judged_values(judged: DataFrame) -> dict[tuple[Any, ...], float]:
 def test_every_metric_equals_its_naive_version(spark: SparkSession, seed: int) -> None:
     candidates, targets = random_case(seed)
     expected = naive_judged(candidates, targets)
-    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    lists, answers = as_lists(spark.createDataFrame(candidates, CANDIDATES)), spark.createDataFrame(targets, TARGETS)
     judged = judge_lists(
         lists, answers, buyers_of(spark), fold=FOLD, sources=sources_of(lists)["touched"], slices=SLICES, ks=KS
     )
     assert judged_values(judged) == pytest.approx(expected, abs=1e-12)
     again = judge_lists(
-        lists.repartition(7, F.xxhash64("item_idx", "source")),
+        lists.repartition(7, F.xxhash64("user_idx", "source")),
         answers.orderBy(F.desc("item_idx")).repartition(3),
         buyers_of(spark),
         fold=FOLD,
@@ -161,7 +162,7 @@ def test_the_metrics_equal_those_of_a_public_library(spark: SparkSession) -> Non
     golden = json.loads((Path(__file__).parent / "golden" / "rectools_metrics.json").read_text())
     candidates = [(FOLD, "als", "touched", user, item, rank, 0.0) for user, item, rank in golden["lists"]]
     targets = [target(user, item, touched=True, home=False) for user, item in golden["targets"]]
-    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    lists, answers = as_lists(spark.createDataFrame(candidates, CANDIDATES)), spark.createDataFrame(targets, TARGETS)
     ks = (10, 20)
     judged = judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als"], slices=SLICES, ks=ks)
     means = [F.avg(F.get("values", F.lit(n))).alias(f"{name}@{k}") for n, (name, k) in enumerate(metric_names(ks))]
@@ -198,7 +199,7 @@ def naive_macro(candidates: list[tuple[Any, ...]], targets: list[tuple[Any, ...]
 
 def test_macro_recall_equals_its_naive_version_and_its_interval_that_of_a_plain_bootstrap(spark: SparkSession) -> None:
     candidates, targets = random_case(7, num_users=200)
-    lists, answers = spark.createDataFrame(candidates, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    lists, answers = as_lists(spark.createDataFrame(candidates, CANDIDATES)), spark.createDataFrame(targets, TARGETS)
     judged = judge_categories(
         lists, answers, fold=FOLD, sources=["popularity", "als", "served"], slices=SLICES[:1], ks=KS
     )
@@ -279,7 +280,10 @@ def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
         (FOLD, "als", "touched", u, item, n, 1.0) for u, items in wanted.items() for n, item in enumerate(items, 1)
     ]
     wrong = [(FOLD, "popularity", "touched", user, 39, 1, 1.0) for user in wanted]
-    lists, answers = spark.createDataFrame(perfect + wrong, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    lists, answers = (
+        as_lists(spark.createDataFrame(perfect + wrong, CANDIDATES)),
+        spark.createDataFrame(targets, TARGETS),
+    )
     values = judged_values(
         judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als", "popularity"], slices=SLICES, ks=KS)
     )
@@ -293,7 +297,7 @@ def test_a_perfect_list_scores_1_and_a_wrong_one_0(spark: SparkSession) -> None:
 def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
     rows = [(FOLD, "als", "touched", user, item, item + 1, 1.0) for user in range(20) for item in range(20)]
     targets = [target(user, user, touched=True, home=False) for user in range(20)]
-    lists, answers = spark.createDataFrame(rows, CANDIDATES), spark.createDataFrame(targets, TARGETS)
+    lists, answers = as_lists(spark.createDataFrame(rows, CANDIDATES)), spark.createDataFrame(targets, TARGETS)
     values = judged_values(
         judge_lists(lists, answers, buyers_of(spark), fold=FOLD, sources=["als"], slices=SLICES, ks=KS)
     )
@@ -304,7 +308,7 @@ def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
 
 def test_exposure_equals_its_naive_version(spark: SparkSession) -> None:
     candidates, _ = random_case(3)
-    lists = spark.createDataFrame(candidates, CANDIDATES)
+    lists = as_lists(spark.createDataFrame(candidates, CANDIDATES))
     rows = exposure_of(lists, items_of(spark), ks=KS).collect()
     assert len(rows) == 3 * 2 * len(KS) * len(EXPOSURE)
     for row in rows:
@@ -490,7 +494,7 @@ def fold_rows(spark: SparkSession, purpose: str, candidates: list[Any], targets:
         fold=fold_of(purpose),
         models=("popularity", "als", "served"),
         scopes=("touched", "home"),
-        candidates=spark.createDataFrame(candidates, CANDIDATES),
+        candidates=as_lists(spark.createDataFrame(candidates, CANDIDATES)),
         targets=spark.createDataFrame(targets, TARGETS),
         items=items_of(spark),
         user_categories=spark.createDataFrame(mixes, "user_idx int, category string, weight double"),

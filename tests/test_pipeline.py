@@ -155,7 +155,9 @@ def test_what_serves_was_chosen_by_lists_that_knew_nothing_later(done: Done) -> 
     gains = metrics.query("metric == 'evidence_gain'")
     assert gains.loc[chosen, "low"] == serving.loc[chosen, "adjusted_low"]
     candidates = read_table(done.root, "candidates").query("scope == 'touched' and fold.str.startswith('test')")
-    keys = ["user_idx", "item_idx", "rank"]
+    candidates = candidates.explode("items")
+    candidates["place"] = candidates.groupby(["source", "user_idx"]).cumcount()
+    keys = ["user_idx", "items", "place"]
     served, model = (candidates[candidates["source"] == name][keys] for name in ("served", chosen))
     in_both = served.merge(model, on=keys)
     assert len(in_both) >= 0.9 * len(served) > 0, (

@@ -14,8 +14,10 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Ranking, Settings, load_settings
+from xrec.lists import ranked_rows
 from xrec.ranking.blend import (
     LEAST_POPULARITY,
     MOST_PARTS,
@@ -43,7 +45,7 @@ pytestmark = pytest.mark.spark
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 SOURCES = ("als", "popularity", "gru")
 RANKING = Ranking(sources=SOURCES, weight_parts=4, fusion_constant=20.0)
-CANDIDATES = TABLES["candidates"].columns
+CANDIDATES = RANKED
 TARGETS = TABLES["targets"].columns
 SCOPES = ("touched", "home")
 NUM_USERS, NUM_ITEMS = 23, 61
@@ -86,7 +88,7 @@ def candidate_frame(spark: SparkSession, proposals: Proposals) -> DataFrame:
         for source, ranks in of_source.items()
         for item, rank in ranks.items()
     ]
-    return spark.createDataFrame(rows, CANDIDATES)
+    return as_lists(spark.createDataFrame(rows, CANDIDATES))
 
 
 def naive_list(of_source: dict[str, dict[int, int]], weights: dict[str, float]) -> list[tuple[int, float]]:
@@ -177,7 +179,7 @@ CHOICES = [
 )
 def test_blended_lists_equal_a_naive_version(spark: SparkSession, source: str, choices: list[Choice]) -> None:
     proposals = random_proposals(3)
-    rows = blend(candidate_frame(spark, proposals), choices, RANKING, k=15, source=source).collect()
+    rows = ranked_rows(blend(candidate_frame(spark, proposals), choices, RANKING, k=15, source=source)).collect()
     found = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["rank"]):
         found[row["fold"], row["scope"], row["user_idx"]].append((row["item_idx"], row["score"]))
@@ -254,7 +256,7 @@ def write_candidates(spark: SparkSession, tables: Tables, source: str, lists: di
         for (scope, user), items in lists.items()
         for rank, item in enumerate(items, start=1)
     ]
-    tables.write("candidates", spark.createDataFrame(rows, CANDIDATES), fold=FOLD, source=source)
+    tables.write("candidates", as_lists(spark.createDataFrame(rows, CANDIDATES)), fold=FOLD, source=source)
 
 
 def run_job(name: str, spark: SparkSession, settings: Settings) -> tuple[dict[str, str], StageContext, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from ranked import as_lists
 from test_metrics import CANDIDATES, FOLD, TARGETS, fold_of, fold_rows, random_case, target
 from xrec import columns as C
 from xrec.config import Evaluation
@@ -47,7 +48,7 @@ def naive_reach(candidates: list[Any], targets: list[Any], k: int) -> dict[tuple
 def test_the_reach_equals_a_naive_version(spark: SparkSession, k: int) -> None:
     candidates, targets = random_case(3)
     found = judge_reach(
-        spark.createDataFrame(candidates, CANDIDATES),
+        as_lists(spark.createDataFrame(candidates, CANDIDATES)),
         spark.createDataFrame(targets, TARGETS),
         sources=SOURCES,
         scope="touched",
@@ -67,7 +68,7 @@ def test_the_union_loses_what_a_source_alone_proposes(spark: SparkSession) -> No
 
     def mean_reach(sources: tuple[str, ...]) -> dict[str, np.ndarray]:
         rows = judge_reach(
-            spark.createDataFrame(candidates, CANDIDATES),
+            as_lists(spark.createDataFrame(candidates, CANDIDATES)),
             spark.createDataFrame(targets, TARGETS),
             sources=sources,
             scope="touched",

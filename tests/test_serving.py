@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Evaluation, Ranking, Settings, load_settings
 from xrec.evaluation.folds import Fold
@@ -35,7 +36,7 @@ from xrec.storage.tables import rows_from
 pytestmark = pytest.mark.spark
 
 SOURCES = ("popularity", "als")
-CANDIDATES = TABLES["candidates"].columns
+CANDIDATES = RANKED
 TARGETS = TABLES["targets"].columns
 NUM_USERS, NUM_ITEMS = 60, 30
 
@@ -77,7 +78,7 @@ def test_features_equal_a_naive_version(spark: SparkSession) -> None:
         items=spark.createDataFrame(items, "item_id string, item_idx int, category string"),
     )
     ranking = Ranking(recent_days=28)
-    found = feature_rows(spark.createDataFrame(candidates, CANDIDATES), facts, SOURCES, ranking).toPandas()
+    found = feature_rows(as_lists(spark.createDataFrame(candidates, CANDIDATES)), facts, SOURCES, ranking).toPandas()
     assert list(found.columns[4:]) == feature_names(SOURCES)
     assert {(row.user_idx, row.item_idx) for row in found.itertuples()} == {(u, i) for _, u, i in score}
     votes = {
@@ -150,8 +151,8 @@ def learning_world(spark: SparkSession, folds: Sequence[Fold], seed: int) -> tup
 
 def lists_of(rows: DataFrame) -> dict[tuple[Any, ...], list[int]]:
     found: dict[tuple[Any, ...], list[int]] = {}
-    for row in sorted(rows.collect(), key=lambda row: row[C.RANK]):
-        found.setdefault((row[C.FOLD], row[C.SOURCE], row[C.USER_IDX]), []).append(row[C.ITEM_IDX])
+    for row in rows.collect():
+        found[row[C.FOLD], row[C.SOURCE], row[C.USER_IDX]] = row[C.ITEMS]
     return found
 
 
@@ -177,10 +178,10 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
         return of_folds[folds[2]]
 
     found = ranked(targets)
-    assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK]
+    assert found.columns == [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEMS, C.SCORES]
     lists = lists_of(found)
     assert {key[:2] for key in lists} == {(folds[2].name, model) for model in learned}
-    scores = [row[C.SCORE] for row in found.collect()]
+    scores = [score for row in found.collect() for score in row[C.SCORES]]
     assert 0 < min(scores) < max(scores) < 1, "a score is a probability"
     wanted = {(name, user, item) for name, user, item, *_ in targets}
     chance = len([one for one in wanted if one[0] == folds[2].name]) / (NUM_USERS * 10)
@@ -237,7 +238,7 @@ def judged_world(spark: SparkSession, wins: Sequence[float], seed: int = 0) -> l
         judged.append(
             JudgedFold(
                 fold=one,
-                candidates=spark.createDataFrame(candidates, CANDIDATES),
+                candidates=as_lists(spark.createDataFrame(candidates, CANDIDATES)),
                 targets=spark.createDataFrame(targets, TARGETS),
                 buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
             )

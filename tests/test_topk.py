@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from threadpoolctl import threadpool_limits
 
 from xrec.config import Ranking
+from xrec.lists import ranked_rows
 from xrec.ranking.topk import ItemBlock, Masks, TopItems, VectorError, score_pairs, top_k, top_k_block
 from xrec.storage.shared import SharedRows
 
@@ -121,10 +123,12 @@ def naive_score(user: np.ndarray, item: np.ndarray) -> float:
 
 
 def rows_of(top: TopItems) -> Rows:
-    return [
-        (int(row), int(item), float(score), int(rank))
-        for row, item, score, rank in zip(top.row, top.item_idx, top.score, top.rank, strict=True)
-    ]
+    length = Counter()
+    rows = []
+    for row, item, score in zip(top.row, top.item_idx, top.score, strict=True):
+        length[row] += 1
+        rows.append((int(row), int(item), float(score), length[row]))
+    return rows
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -334,7 +338,7 @@ def test_spark_gives_the_same_bits_whatever_the_partitions_batches_and_tiles(
             spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
             ranking = Ranking(tile_users=tile_users, tile_items=tile_items)
             users = world.frame(spark).repartition(partitions)
-            rows = top_k(users, items, ranking, k=10).collect()
+            rows = ranked_rows(top_k(users, items, ranking, k=10)).collect()
             assert {row["scope"] for row in rows} == {"touched"}
             found[batch] = sorted((row["user_idx"], row["item_idx"], row["score"], row["rank"]) for row in rows)
     finally:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
 from xrec import columns as C
+from xrec.lists import LIST_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Table:
     partitions: tuple[str, ...] = ()
     owned_by: tuple[str, ...] = ()
     """A write replaces exactly the rows that share its values of these columns; empty: the whole table."""
+    lists: tuple[str, ...] = ()
+    """Columns that hold a list: arrays of one length, the first without a value that comes twice, none of them null."""
     change_feed: bool = False
     """Whether Delta tells which rows came and went between two versions."""
 
@@ -312,11 +315,12 @@ _TABLES = (
     ),
     Table(
         name="candidates",
-        row="a (user, item) that a source proposed within a scope, with its score and rank (from 1)",
-        columns=("fold string, source string, scope string, user_idx int, item_idx int, score float, rank int"),
-        key=(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX),
+        row="a list: the items that a source proposed to a user within a scope, best first, with their scores",
+        columns=f"fold string, source string, scope string, user_idx int, {LIST_COLUMNS}",
+        key=(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX),
         partitions=(C.FOLD, C.SOURCE),
         owned_by=(C.FOLD, C.SOURCE),
+        lists=(C.ITEMS, C.SCORES),
         made_by="candidates (blend: blend; rankers: train_rankers; served: choose)",
     ),
     Table(
@@ -520,7 +524,7 @@ def check_types(rows: DataFrame, table: Table) -> DataFrame:
 
 
 def check_rows(rows: DataFrame, table: Table, owned: Mapping[str, Sequence[str]]) -> None:
-    """Raise :class:`ContractError` where a key is null or occurs twice, or a row belongs to another owner.
+    """Raise :class:`ContractError` where a key is null or occurs twice, a row belongs to another owner, or a list is none.
 
     One aggregation over hashes of the keys, which is cheap, finds the suspects; the rows of these alone are then compared
     by the keys themselves. ``owned`` gives the values of the owning columns that this write replaces.
@@ -528,7 +532,10 @@ def check_rows(rows: DataFrame, table: Table, owned: Mapping[str, Sequence[str]]
     key_hash = F.xxhash64(*table.key)
     suspects = (
         rows.groupBy(key_hash.alias("key_hash"))
-        .agg(F.count("*").alias("num_rows"), F.bool_or(_is_null(table) | _is_stray(owned)).alias("is_bad"))
+        .agg(
+            F.count("*").alias("num_rows"),
+            F.bool_or(_is_null(table) | _is_stray(owned) | _is_no_list(table)).alias("is_bad"),
+        )
         .where("num_rows > 1 or is_bad")
         .limit(_SUSPECTS)
         .collect()
@@ -546,20 +553,26 @@ def _check_keys(rows: DataFrame, table: Table, owned: Mapping[str, Sequence[str]
         .agg(
             F.count("*").alias("num_rows"),
             F.bool_or(_is_null(table)).alias("has_null"),
+            F.bool_or(_is_no_list(table)).alias("is_no_list"),
             F.first(F.when(_is_stray(owned), owners), ignorenulls=True).alias("stray"),
         )
-        .where("num_rows > 1 or has_null or stray is not null")
+        .where("num_rows > 1 or has_null or is_no_list or stray is not null")
         .limit(1)
         .collect()
     )
     if not offenders:
         return
     bad = offenders[0].asDict(recursive=True)
-    num_rows, has_null, stray = (bad.pop(name) for name in ("num_rows", "has_null", "stray"))
+    num_rows, has_null, is_no_list, stray = (bad.pop(name) for name in ("num_rows", "has_null", "is_no_list", "stray"))
     if stray is not None:
         column, found = next((name, value) for name, value in stray.items() if value not in owned[name])
         raise ContractError(
             f"table '{table.name}': column '{column}' is {found!r}, this write owns {list(owned[column])}"
+        )
+    if is_no_list and num_rows == 1 and not has_null:
+        raise ContractError(
+            f"table '{table.name}' (one row is {table.row}): at key {bad} the columns {', '.join(table.lists)} are null, of "
+            f"different lengths, or one of {table.lists[0]} comes twice"
         )
     fault = "has a null" if has_null else f"occurs {num_rows} times"
     raise ContractError(f"table '{table.name}' (one row is {table.row}): key {bad} {fault}, expected exactly one row")
@@ -567,6 +580,15 @@ def _check_keys(rows: DataFrame, table: Table, owned: Mapping[str, Sequence[str]
 
 def _is_null(table: Table) -> Column:
     return _any(F.col(name).isNull() for name in table.key)
+
+
+def _is_no_list(table: Table) -> Column:
+    sizes = [F.size(name) for name in table.lists]
+    return _any(
+        F.coalesce(one != size, F.lit(True))
+        for size in sizes[:1]
+        for one in (*sizes[1:], F.size(F.array_distinct(table.lists[0])))
+    )
 
 
 def _is_stray(owned: Mapping[str, Sequence[str]]) -> Column:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pipelines import read_table, run_pipeline
+from pipelines import read_lists, read_table, run_pipeline
 
 from xrec.evaluation.intervals import poisson_weights
 
@@ -78,7 +78,7 @@ def _run(root: Path, settings: dict[str, object], *stages: str) -> None:
 
 def _judged(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Lists and targets outside the touched categories, and the number of recommendable items."""
-    lists = read_table(root, "candidates").query("fold == @FOLD and scope == 'touched' and rank <= @K")
+    lists = read_lists(root).query("fold == @FOLD and scope == 'touched' and rank <= @K")
     targets = read_table(root, "targets").query("fold == @FOLD and cross_touched")
     return lists, targets, int(read_table(root, "items")["recommendable"].sum())
 

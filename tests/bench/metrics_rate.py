@@ -5,7 +5,8 @@
 ./spark-submit.sh tests/bench/metrics_rate.py --golden            write the lists and values that tests/test_metrics.py reads
 
 RecTools gets an environment of its own below --data, made at the first call (pip installs it by name). Each side reads the same
-Parquet files and ends with the means of hit rate, precision, recall, F1, MRR, MAP and NDCG at 10 and 20, and the coverage; the
+lists from a Parquet file of its own form, xrec one row a list as its table candidates has them, RecTools one row an item, and the
+same targets, and ends with the means of hit rate, precision, recall, F1, MRR, MAP and NDCG at 10 and 20, and the coverage; the
 sides take turns after one turn of xrec that does not count (a JVM is slow at first), and the medians are compared. xrec's side
 also sums serendipity, debiased recall, category coverage and the Gini index, which RecTools defines otherwise or has not.
 """
@@ -108,9 +109,11 @@ def make_lists(num_users: int, num_items: int, seed: int, skew: float = 0.002) -
 
 
 def write_lists(folder: Path, lists: pd.DataFrame, targets: pd.DataFrame, num_items: int) -> None:
-    """What both sides read."""
+    """What the sides read."""
     folder.mkdir(parents=True, exist_ok=True)
     lists.to_parquet(folder / "lists.parquet", index=False, row_group_size=1_000_000)
+    whole = lists.groupby("user_id")["item_id"].agg(list).reset_index()
+    whole.to_parquet(folder / "whole_lists.parquet", index=False, row_group_size=50_000)
     targets.to_parquet(folder / "targets.parquet", index=False, row_group_size=1_000_000)
     buyers = pd.DataFrame({"item_id": np.arange(num_items, dtype=np.int32), "num_buyers": np.int64(1)})
     buyers.to_parquet(folder / "buyers.parquet", index=False)
@@ -131,7 +134,8 @@ def judge(spark: SparkSession, folder: Path, num_items: int) -> dict[str, float]
         F.lit(value).alias(name) for name, value in ((C.FOLD, "f"), (C.SOURCE, "m"), (C.SCOPE, "new"))
     )
     named = {"user_id": C.USER_IDX, "item_id": C.ITEM_IDX}
-    lists = spark.read.parquet(str(folder / "lists.parquet")).withColumnsRenamed(named)
+    lists = spark.read.parquet(str(folder / "whole_lists.parquet"))
+    lists = lists.select(F.col("user_id").alias(C.USER_IDX), F.col("item_id").cast("array<int>").alias(C.ITEMS))
     targets = spark.read.parquet(str(folder / "targets.parquet")).withColumnsRenamed(named)
     flags = [F.lit(name == C.IS_NEW).alias(name) for name in (C.IS_NEW, C.COLD_USER)]
     category = F.lit("c").alias(C.CATEGORY)

@@ -36,6 +36,13 @@ def make_environment(folder: Path, packages: Sequence[str]) -> Path:
     return python
 
 
+def read_lists(root: Path) -> pd.DataFrame:
+    """The lists of the table candidates, one row an item, with its rank."""
+    lists = read_table(root, "candidates").drop(columns="scores").rename(columns={"items": "item_idx"})
+    rows = lists.explode("item_idx", ignore_index=True).astype({"item_idx": "int32"})
+    return rows.assign(rank=rows.groupby(["fold", "source", "scope", "user_idx"], observed=True).cumcount() + 1)
+
+
 def read_table(root: Path, name: str) -> pd.DataFrame:
     """All rows of a table's newest version."""
     files = deltalake.DeltaTable(str(root / name)).file_uris()

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pipelines import read_table, run_pipeline
+from pipelines import read_lists, read_table, run_pipeline
 
 from xrec.config import load_settings
 from xrec.evaluation.intervals import poisson_weights
@@ -137,7 +137,7 @@ def _only(stages: Sequence[str]) -> list[str]:
 def _judge(root: Path, date: str, scope: str) -> pd.DataFrame:
     """NDCG@10 of each model's lists for each user with targets, 0 where a model has no list for him."""
     in_fold = f"fold == 'test-{date}'"
-    lists = read_table(root, "candidates").query(f"{in_fold} and scope == @scope and rank <= @K")
+    lists = read_lists(root).query(f"{in_fold} and scope == @scope and rank <= @K")
     targets = read_table(root, "targets").query(f"{in_fold} and cross_{scope} and not cold_user")
     ideal = np.cumsum(1 / np.log2(np.arange(1, K + 1) + 1))
     num_targets = targets.groupby("user_idx").size()

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.metrics import VALUES
+from xrec.lists import first
 from xrec.storage.shared import SharedRows
 
 Array = npt.NDArray[Any]
@@ -36,7 +37,7 @@ _HEAD = 0.8
 _SMOOTHING = 0.01
 _USERS_A_BLOCK = 256
 """Bounds a task's comparisons of lists with mixes: 256 users x 20 items x 500 categories = 2.5 MB."""
-_ITEMS, _MIX_CODES, _MIX_SHARES = "items", "mix_codes", "mix_shares"
+_MIX_CODES, _MIX_SHARES = "mix_codes", "mix_shares"
 _NOVELTY, _IS_TAIL, _NODES = "novelty", "is_tail", "nodes"
 _SCHEMA = f"{C.FOLD} string, {C.MODEL} string, {C.SLICE} string, {C.USER_IDX} int, {VALUES} array<double>"
 
@@ -104,12 +105,8 @@ def describe_lists(
         .agg(F.collect_list(F.struct("code", "share")).alias("mix"))
         .select(C.USER_IDX, F.col("mix")["code"].alias(_MIX_CODES), F.col("mix")["share"].alias(_MIX_SHARES))
     )
-    ranked = F.sort_array(F.collect_list(F.struct(C.RANK, C.ITEM_IDX)))
-    lists = (
-        candidates.where(F.col(C.RANK) <= max(ks))
-        .groupBy(C.FOLD, F.col(C.SOURCE).alias(C.MODEL), F.col(C.SCOPE).alias(C.SLICE), C.USER_IDX)
-        .agg(ranked[C.ITEM_IDX].alias(_ITEMS))
-    )
+    named = candidates.withColumnsRenamed({C.SOURCE: C.MODEL, C.SCOPE: C.SLICE})
+    lists = named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, first(C.ITEMS, max(ks)).alias(C.ITEMS))
     wanted = tuple(ks)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -152,7 +149,7 @@ def _read_facts(shared: SharedRows) -> _Facts:
 
 
 def _describe_block(batch: pa.RecordBatch, facts: _Facts, ks: Sequence[int]) -> pa.RecordBatch:
-    item_UK, length_U = _padded(batch.column(_ITEMS), fill=-1)
+    item_UK, length_U = _padded(batch.column(C.ITEMS), fill=-1)
     is_there_UK = item_UK >= 0
     sums = {
         "novelty": _running(np.where(is_there_UK, facts.novelty_I[item_UK], 0.0)),

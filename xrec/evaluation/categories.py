@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.report import FoldRows
 from xrec.evaluation.slices import scope_slice, wanted_of
+from xrec.lists import ranked_rows
 
 
 def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
@@ -20,7 +21,7 @@ def category_flow(rows: FoldRows, *, k: int, run_id: str) -> DataFrame:
     items, user_categories = rows.items, rows.user_categories
     slices = [scope_slice(scope) for scope in rows.scopes]
     keys = [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
-    shown = rows.candidates.where(F.col(C.RANK) <= k).select(*keys, F.lit(True).alias("is_shown"))
+    shown = ranked_rows(rows.candidates, k=k).select(*keys, F.lit(True).alias("is_shown"))
     of_scopes = rows.sources()
     parts = [
         wanted_of(rows.targets, of_scopes[one.scope], [one]).select(*keys, F.lit(True).alias("is_target"))

@@ -1,7 +1,7 @@
 """Targets that are in lists, which all accuracy is counted from.
 
-The lists are the many rows: they are shuffled once, by user, with source, scope and rank as one number. What follows has a row a
-target or a hit, with numbers for the names of sources and slices; :func:`with_names` gives them back.
+The lists are the many items: they are shuffled once, by user, whole, and taken apart beside his targets. What follows has a row
+a target or a hit, with numbers for the names of sources and slices; :func:`with_names` gives them back.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.slices import Slice
+from xrec.lists import ranked_rows, shortened
 
 SOURCE, SLICE = "source_number", "slice_number"
 POPULAR_RANK = "popular_rank"
-_SCOPE, _SLICES, _PLACE = "scope_number", "slices", "place"
+_SCOPE, _SLICES = "scope_number", "slices"
 _NUMBER = "smallint"
 """The numbers of source and slice: with the user they make one key of 8 bytes, which Spark joins by faster."""
 
@@ -57,23 +58,15 @@ def asked_in_slices(
 def hits_of(
     candidates: DataFrame, asked: DataFrame, *, sources: Sequence[str], slices: Sequence[Slice], longest: int
 ) -> DataFrame:
-    """Rows of :func:`asked_of` that are in lists up to the rank ``longest``: one for each source and slice.
+    """Rows of :func:`asked_of` that are in the lists of ``candidates`` up to the rank ``longest``: one for each source and slice.
 
     With the numbers of source and slice, ``rank``, and ``popular_rank``, the rank in popularity's list of the same scope.
     """
     scopes = sorted({one.scope for one in slices})
     source, scope = (_encoded(column, names) for column, names in ((C.SOURCE, sources), (C.SCOPE, scopes)))
-    listed = (F.col(C.RANK) <= longest) & source.isNotNull() & scope.isNotNull()
-    place = ((source * len(scopes) + scope) * (longest + 1) + F.col(C.RANK)).cast("int")
-    lists = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, place.alias(_PLACE)).repartition(C.USER_IDX)
-    at = lists.join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
-    list_number = F.floor(F.col(_PLACE) / (longest + 1)).cast("int")
-    at = at.select(
-        *asked.columns,
-        F.floor(list_number / len(scopes)).cast(_NUMBER).alias(SOURCE),
-        (list_number % len(scopes)).alias(_SCOPE),
-        (F.col(_PLACE) % (longest + 1)).alias(C.RANK),
-    )
+    numbered = candidates.select(C.USER_IDX, source.cast(_NUMBER).alias(SOURCE), scope.alias(_SCOPE), C.ITEMS)
+    lists = shortened(numbered.dropna(), longest).repartition(C.USER_IDX)
+    at = ranked_rows(lists).join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
     popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
     a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
     popular_rank = F.max(F.when(F.col(SOURCE) == popular, F.col(C.RANK))).over(a_target)

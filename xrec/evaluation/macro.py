@@ -47,7 +47,7 @@ def judge_categories(
     slices: Sequence[Slice],
     ks: Sequence[int],
 ) -> DataFrame:
-    """Rows of the ``candidates`` and ``targets`` of one ``fold`` to rows (fold, model, slice, user with targets, values).
+    """The lists of the ``candidates`` and the ``targets`` of one ``fold`` to rows (fold, model, slice, user with targets, values).
 
     As :func:`xrec.evaluation.metrics.judge_lists`; the mean over a slice's users is the metric.
     """

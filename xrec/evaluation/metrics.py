@@ -37,6 +37,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.hits import POPULAR_RANK, SLICE, SOURCE, asked_in_slices, asked_of, hits_of, with_names
 from xrec.evaluation.slices import Slice
+from xrec.lists import ranked_rows
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
 COVERAGE = "coverage"
@@ -70,7 +71,7 @@ def judge_lists(
     slices: Sequence[Slice],
     ks: Sequence[int],
 ) -> DataFrame:
-    """Rows of the ``candidates`` and ``targets`` of one ``fold`` to one row a (fold, model, slice, user with targets).
+    """The lists of the ``candidates`` and the ``targets`` of one ``fold`` to one row a (fold, model, slice, user with targets).
 
     The result has the columns fold, model (the source), slice, user_idx, num_targets and values: a double
     for each of :func:`metric_names`. ``sources`` are given, not found, because a user is judged by every source, also by
@@ -100,7 +101,7 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
     Parameters
     ----------
     candidates
-        Lists of all users, also of those without targets.
+        Lists, of all users, also of those without targets.
     items
         Rows of ``items``; the recommendable ones are counted.
     ks
@@ -110,7 +111,7 @@ def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -
     sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY)).first()
     assert sizes is not None
     num_items, num_categories = max(sizes[0], 1), max(sizes[1], 1)
-    lists = candidates.where(F.col(C.RANK) <= max(ks))
+    lists = ranked_rows(candidates.drop(C.SCORES), k=max(ks))
     counts = [F.count_if(F.col(C.RANK) <= k) for k in ks]
     of_item = lists.groupBy(*_LISTS, C.ITEM_IDX).agg(
         F.arrays_zip(F.array(*map(F.lit, ks)).alias(C.K), F.array(*counts).alias(_EXPOSURE)).alias("shown"),

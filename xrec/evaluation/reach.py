@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.metrics import VALUES
 from xrec.evaluation.slices import scope_slice
+from xrec.lists import ranked_rows, shortened
 
 REACH = "reach"
 UNION = "union"
@@ -31,18 +32,19 @@ def reach_names(k: int) -> list[tuple[str, int]]:
 
 
 def judge_reach(candidates: DataFrame, targets: DataFrame, *, sources: Sequence[str], scope: str, k: int) -> DataFrame:
-    """Rows of a fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets), with ``values``.
+    """A fold's ``candidates`` and ``targets`` to one row a (fold, model, slice, user with targets), with ``values``.
 
-    As :func:`xrec.evaluation.metrics.judge_lists`; at most 63 sources. The candidates are shuffled once, by user.
+    As :func:`xrec.evaluation.metrics.judge_lists`; at most 63 sources. The lists are shuffled once, by user.
     """
     slice_ = scope_slice(scope)
     bit = F.coalesce(*[F.when(F.col(C.SOURCE) == name, F.lit(1 << n).cast("bigint")) for n, name in enumerate(sources)])
-    listed = (F.col(C.SCOPE) == scope) & (F.col(C.RANK) <= k) & F.col(C.SOURCE).isin(*sources)
-    proposed = candidates.where(listed).select(C.USER_IDX, C.ITEM_IDX, bit.alias(_BITS)).repartition(C.USER_IDX)
+    listed = candidates.where((F.col(C.SCOPE) == scope) & F.col(C.SOURCE).isin(*sources))
+    proposed = shortened(listed.select(C.USER_IDX, C.ITEMS, bit.alias(_BITS)), k).repartition(C.USER_IDX)
     wanted = targets.where(slice_.holds).select(C.FOLD, C.USER_IDX, C.ITEM_IDX).repartition(C.USER_IDX)
     # The targets are the few rows. A bit of each says which sources propose it.
     found = (
-        proposed.join(wanted.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="right")
+        ranked_rows(proposed)
+        .join(wanted.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="right")
         .groupBy(C.FOLD, C.USER_IDX, C.ITEM_IDX)
         .agg(F.coalesce(F.bit_or(_BITS), F.lit(0)).alias(_BITS))
     )

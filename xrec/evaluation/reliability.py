@@ -21,6 +21,7 @@ from xrec.config import Evaluation
 from xrec.evaluation.metrics import no_interval
 from xrec.evaluation.report import FoldRows
 from xrec.evaluation.slices import scope_slice
+from xrec.lists import ranked_rows, shortened
 
 ECE = "ece"
 LABEL = "label"
@@ -30,10 +31,10 @@ _LIST = [C.FOLD, C.SOURCE, C.SCOPE]
 
 
 def labelled_lists(lists: DataFrame, targets: DataFrame, *, scope: str) -> DataFrame:
-    """Rows of lists of a scope with ``label``: 1.0 where the item is a target of the user in the fold, else 0.0."""
+    """Lists of a scope to one row an item, with ``label``: 1.0 where it is a target of the user in the fold, else 0.0."""
     key = [C.FOLD, C.USER_IDX, C.ITEM_IDX]
     bought = targets.where(scope_slice(scope).holds).select(*key, F.lit(1.0).alias(LABEL))
-    return lists.where(F.col(C.SCOPE) == scope).join(bought, key, how="left").fillna(0.0, [LABEL])
+    return ranked_rows(lists.where(F.col(C.SCOPE) == scope)).join(bought, key, how="left").fillna(0.0, [LABEL])
 
 
 def has_both_labels(labelled: DataFrame) -> bool:
@@ -50,7 +51,7 @@ def reliability_of(rows: FoldRows, models: Sequence[str], scope: str, settings: 
     all alike has one bin.
     """
     judged = [model for model in models if model in rows.models]
-    lists = rows.candidates.where(F.col(C.SOURCE).isin(*judged) & (F.col(C.RANK) <= settings.ks[0]))
+    lists = shortened(rows.candidates.where(F.col(C.SOURCE).isin(*judged)), settings.ks[0])
     labelled = labelled_lists(lists, rows.targets, scope=scope)
     inner = [n / NUM_BINS for n in range(1, NUM_BINS)]
     edges = labelled.groupBy(*_LIST).agg(F.array_distinct(F.percentile_approx(C.SCORE, inner)).alias(_EDGES))

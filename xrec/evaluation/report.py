@@ -130,22 +130,21 @@ def _judge_reach(rows: FoldRows) -> DataFrame:
 
 
 def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
-    """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``item_idx``, ``rank``).
+    """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``items``).
 
     Popularity's own K best items, which the served lists fall back on as well; the other sources have nothing for them.
     """
     top = rows.buyers.join(rows.items.where(C.RECOMMENDABLE), C.ITEM_IDX, how="left_semi")
     best = top.orderBy(F.desc(C.NUM_BUYERS), C.ITEM_IDX).limit(k).select(C.ITEM_IDX).collect()
-    listed = [
-        F.struct(F.lit(source).alias(C.SOURCE), F.lit(row[0]).alias(C.ITEM_IDX), F.lit(rank).alias(C.RANK))
-        for source in sources
-        if source in FALL_BACK
-        for rank, row in enumerate(best, start=1)
-    ]
-    nothing = F.array().cast(f"array<struct<{C.SOURCE}:string,{C.ITEM_IDX}:int,{C.RANK}:int>>")
+    listed = [F.lit(source) for source in sources if source in FALL_BACK]
     users = rows.targets.where(C.COLD_USER).select(C.FOLD, C.USER_IDX).distinct()
-    scope = F.lit(rows.scopes[0]).alias(C.SCOPE)
-    return users.select(C.FOLD, C.USER_IDX, scope, F.inline(F.array(*listed) if listed else nothing))
+    return users.select(
+        C.FOLD,
+        F.explode(F.array(*listed).cast("array<string>")).alias(C.SOURCE),
+        F.lit(rows.scopes[0]).alias(C.SCOPE),
+        C.USER_IDX,
+        F.array(*[F.lit(row[0]) for row in best]).cast("array<int>").alias(C.ITEMS),
+    )
 
 
 def describe_metrics(metrics: DataFrame, fold: Fold, settings: Evaluation) -> dict[str, str]:

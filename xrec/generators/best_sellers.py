@@ -57,7 +57,7 @@ def best_seller_candidates(
     *,
     recommendable: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     ``recommendable`` has the items that could be recommended if no filter held (default: ``eligible``): what a category's customers
     do does not change because an item of it is sold out tonight.

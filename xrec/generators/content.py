@@ -68,7 +68,7 @@ def content_candidates(
     ranking: Ranking,
     folder: SharedFolder,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     ``items`` has ``label`` and ``category_path``. Each Python process holds the words of all items: 12 bytes each, twice.
 

@@ -62,7 +62,7 @@ class Pairs(NamedTuple):
 def ease_candidates(
     users: DataFrame, eligible: DataFrame, interactions: DataFrame, ease: Ease, ranking: Ranking, folder: SharedFolder
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     One task inverts the matrix of N users or items, the fewer: N x N x 8 bytes, on as many threads as OMP_NUM_THREADS gives
     Spark's Python processes (one, unless spark.executorEnv.OMP_NUM_THREADS says more). Each Python process that scores holds

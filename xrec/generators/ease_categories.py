@@ -40,7 +40,7 @@ def ease_category_candidates(
     *,
     recommendable: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     Categories and shares are those of ``recommendable``: see :func:`xrec.generators.best_sellers.best_seller_candidates`.
 

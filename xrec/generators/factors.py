@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import reduce
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Ranking
+from xrec.lists import best_lists, ranked_rows
 from xrec.ranking.topk import VectorError, item_rows, top_k
 from xrec.storage.shared import SharedFolder
 
@@ -31,7 +32,7 @@ def factor_candidates(
     model: str,
     fold: str,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of one model and fold.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of one model and fold.
 
     Users and items without a vector are left out: other sources serve them.
 
@@ -52,9 +53,7 @@ def factor_candidates(
     ]
     if num_blocks == 1:
         return parts[0]
-    best_first = Window.partitionBy(C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
-    ranked = reduce(DataFrame.unionByName, parts).withColumn(C.RANK, F.row_number().over(best_first))
-    return ranked.where(F.col(C.RANK) <= k)
+    return best_lists(ranked_rows(reduce(DataFrame.unionByName, parts)), [C.SCOPE, C.USER_IDX], k=k)
 
 
 def check_vectors(of_model: DataFrame, *, model: str, fold: str) -> int:

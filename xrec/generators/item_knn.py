@@ -35,7 +35,7 @@ def knn_candidates(
     ranking: Ranking,
     folder: SharedFolder,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score."""
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score."""
     profiles = heaviest_of(interactions, item_knn.max_items_per_user)
     neighbours = neighbours_of(profiles, item_knn, folder)
     ones = profiles.select(C.USER_IDX, F.col(C.ITEM_IDX).alias(C.PROFILE_IDX), F.lit(1.0).alias(C.WEIGHT))

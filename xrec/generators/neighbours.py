@@ -61,7 +61,7 @@ def score_profiles(
 ) -> DataFrame:
     """Each (``scope``, ``user_idx``)'s best allowed items by the summed similarity to his profile, masked before selection.
 
-    Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``. Each Python process holds the neighbours of the eligible
+    Lists (``scope``, ``user_idx``, ``items``, ``scores``). Each Python process holds the neighbours of the eligible
     items: 12 bytes each.
 
     Parameters
@@ -143,8 +143,8 @@ def top_of_tiles(
             key_UK,
         )
     best_UK = key_UK[:, ::-1]
-    row, place = np.nonzero(best_UK != scan.EMPTY)
-    return TopItems(row, *scan.unpack(best_UK[row, place]), place + 1)
+    is_item_UK = best_UK != scan.EMPTY
+    return TopItems(np.nonzero(is_item_UK)[0], *scan.unpack(best_UK[is_item_UK]))
 
 
 def targets_without_vectors(items: pa.Table, wanted_idx: Array) -> ItemBlock:

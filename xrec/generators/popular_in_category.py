@@ -23,7 +23,7 @@ _HIGHEST = 1 << 24
 def popular_in_category_candidates(
     users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking, folder: SharedFolder
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; the score is that of :func:`scores_of`."""
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; the score is that of :func:`scores_of`."""
     return score_alike(users, eligible, scores_of(num_buyers_of(interactions), eligible), ranking, folder)
 
 

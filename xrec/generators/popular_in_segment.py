@@ -37,7 +37,7 @@ def popular_in_segment_candidates(
     *,
     recommendable: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold: items that somebody bought.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold: items that somebody bought.
 
     ``recommendable`` has the items that could be recommended if no filter held (default: ``eligible``): the segments
     stay those of their categories where all items of one are sold out tonight.

@@ -24,7 +24,7 @@ SOURCE, RECENT = C.POPULARITY, C.RECENT
 def popular_candidates(
     users: DataFrame, eligible: DataFrame, interactions: DataFrame, ranking: Ranking, folder: SharedFolder
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score`` (the item's buyers), ``rank`` of a fold; exact below 2^24."""
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; a score is the item's buyers, exact below 2^24."""
     buyers = num_buyers_of(interactions).withColumnRenamed(C.NUM_BUYERS, C.SCORE)
     return score_alike(users, eligible, buyers, ranking, folder)
 
@@ -32,7 +32,7 @@ def popular_candidates(
 def score_alike(
     users: DataFrame, eligible: DataFrame, scores: DataFrame, ranking: Ranking, folder: SharedFolder
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``: items by a ``score`` that is the same for all users.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``): items by a ``score`` that is the same for all users.
 
     Through the kernel, with vectors of length one: the user's is 1, the item's its score.
     """

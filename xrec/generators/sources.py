@@ -30,6 +30,7 @@ from xrec.generators import (
     user_knn,
 )
 from xrec.generators.factors import factor_candidates
+from xrec.lists import first
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.filters import ListFilters, forbidden_classes
 from xrec.storage.shared import SharedFolder
@@ -102,21 +103,21 @@ def candidates_of(
     settings: Settings,
     folder: SharedFolder,
 ) -> DataFrame:
-    """The candidates of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
+    """The lists of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
 
     ``users`` and ``eligible`` have the same folds. The rows must be written while the ``folder`` lives: the items lie in it. In
     scopes that are only judged, the lists are no longer than what is judged.
     """
     generate = GENERATORS.get(source, _factors)
-    serves = F.col(C.SCOPE) == settings.ranking.scope
-    is_kept = serves | (F.col(C.RANK) <= max(settings.evaluation.ks))
-    rows = [
+    serves, longest = F.col(C.SCOPE) == settings.ranking.scope, max(settings.evaluation.ks)
+    kept = {name: F.when(serves, F.col(name)).otherwise(first(name, longest)) for name in (C.ITEMS, C.SCORES)}
+    lists = [
         generate(Given(source, tables, users[fold], eligible[fold], fold, settings, folder))
-        .where(is_kept)
         .select(F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*")
+        .withColumns(kept)
         for fold in users
     ]
-    return reduce(DataFrame.unionByName, rows)
+    return reduce(DataFrame.unionByName, lists)
 
 
 @dataclass(frozen=True)
@@ -273,12 +274,14 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
 
 
 def describe_candidates(candidates: DataFrame, sources: Sequence[str]) -> dict[str, str]:
-    """Rows and users of each source in a fold, for the summary."""
-    found = candidates.groupBy(C.SOURCE).agg(F.count("*").alias("rows"), F.countDistinct(C.USER_IDX).alias(C.NUM_USERS))
+    """What each source proposes in a fold, and to how many users, for the summary."""
+    found = candidates.groupBy(C.SOURCE).agg(
+        F.sum(F.size(C.ITEMS)).alias("num_items"), F.countDistinct(C.USER_IDX).alias(C.NUM_USERS)
+    )
     counts = {row[C.SOURCE]: row for row in found.collect()}
     return {
-        source: f"{counts[source]['rows']:,} rows, {counts[source][C.NUM_USERS]:,} users"
+        source: f"{counts[source]['num_items']:,} items of {counts[source][C.NUM_USERS]:,} users"
         if source in counts
-        else "0 rows"
+        else "nothing"
         for source in sources
     }

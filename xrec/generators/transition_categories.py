@@ -37,7 +37,7 @@ def transition_category_candidates(
     *,
     recommendable: DataFrame | None = None,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     ``training_events`` and ``interactions`` are those of one fold. Categories and shares are those of ``recommendable``: see
     :func:`xrec.generators.best_sellers.best_seller_candidates`.

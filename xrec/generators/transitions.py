@@ -51,7 +51,7 @@ def transition_candidates(
     ranking: Ranking,
     folder: SharedFolder,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     ``training_events`` are those of one fold.
     """

@@ -34,7 +34,7 @@ def user_knn_candidates(
     ranking: Ranking,
     folder: SharedFolder,
 ) -> DataFrame:
-    """Rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank`` of a fold; only items of positive score.
+    """Lists (``scope``, ``user_idx``, ``items``, ``scores``) of a fold; only items of positive score.
 
     Raises
     ------

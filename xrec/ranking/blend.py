@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.slices import SCOPES, scope_slice
+from xrec.lists import best_lists, ranked_rows
 from xrec.ranking.topk import Array, spread
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
@@ -39,6 +40,7 @@ LEAST_POPULARITY = 1e-6
 MOST_PARTS, MOST_POINTS = 10, 1001
 """Bounds of the grid: tenths, and as many points as five sources have then."""
 
+_A_USER = [C.FOLD, C.SCOPE, C.USER_IDX]
 _SUM_SCHEMA = f"{C.FOLD} string, {C.SCOPE} string, point int, {C.NDCG} double, {C.NUM_USERS} bigint"
 _SUM_ARROW = pa.schema(
     {C.FOLD: pa.string(), C.SCOPE: pa.string(), "point": pa.int32(), C.NDCG: pa.float64(), C.NUM_USERS: pa.int64()}
@@ -179,25 +181,22 @@ def _target_rows(targets: DataFrame, scopes: Sequence[str]) -> DataFrame:
 
 
 def _user_rows(candidates: DataFrame, targets: DataFrame, sources: Sequence[str]) -> DataFrame:
-    """One row a (fold, scope, user) with targets: the targets, and its candidates as items, ``source_code`` and rank."""
-    code = reduce(
-        lambda column, source: column.when(F.col(C.SOURCE) == source[1], source[0]),
-        enumerate(sources),
-        F.when(F.lit(False), F.lit(0)),
+    """One row a (fold, scope, user) with targets: the targets, and what all lists hold as items, ``source_code`` and rank."""
+    code = F.array_position(F.array(*map(F.lit, sources)), F.col(C.SOURCE)) - 1
+    lists = candidates.groupBy(*_A_USER).agg(
+        F.collect_list(F.struct(code.cast("int").alias("source_code"), C.ITEMS)).alias("lists")
     )
-    proposed = candidates.select(
-        C.FOLD, C.SCOPE, C.USER_IDX, F.struct(C.ITEM_IDX, code.alias("source_code"), C.RANK).alias("proposal")
-    )
-    lists = proposed.groupBy(C.FOLD, C.SCOPE, C.USER_IDX).agg(F.collect_list("proposal").alias("proposals"))
-    return targets.join(lists, [C.FOLD, C.SCOPE, C.USER_IDX], how="left").select(
-        C.FOLD,
-        C.SCOPE,
-        C.USER_IDX,
+
+    def of_each(value: Callable[[Column], Column]) -> Column:
+        """Of each list what there is for each of its items; one after the other."""
+        return F.coalesce(F.flatten(F.transform("lists", value)), F.array().cast("array<int>"))
+
+    return targets.join(lists, _A_USER, how="left").select(
+        *_A_USER,
         "targets",
-        *[
-            F.coalesce(F.col(f"proposals.{name}"), F.array().cast("array<int>")).alias(name)
-            for name in (C.ITEM_IDX, "source_code", C.RANK)
-        ],
+        of_each(lambda one: one[C.ITEMS]).alias(C.ITEM_IDX),
+        of_each(lambda one: F.array_repeat(one["source_code"], F.size(one[C.ITEMS]))).alias("source_code"),
+        of_each(lambda one: F.sequence(F.lit(1), F.size(one[C.ITEMS]))).alias(C.RANK),
     )
 
 
@@ -249,15 +248,15 @@ def judge_user(
 
 
 def with_contributions(candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking) -> DataFrame:
-    """Candidates to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``): blended ``score`` and main ``source``.
+    """Lists to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``): blended ``score`` and main ``source``.
 
     The score is a float32 that is above 0; ``source`` contributed most to it, the earlier in the settings where two did.
     """
     sources = list(choices[0].weights)
     rank_of = [F.max(F.when(F.col(C.SOURCE) == source, F.col(C.RANK))).alias(source) for source in sources]
-    ranks = (
-        candidates.where(F.col(C.SOURCE).isin(*sources)).groupBy(C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX).agg(*rank_of)
-    )
+    # Whole lists are brought together by user: nothing after it is shuffled.
+    lists = candidates.where(F.col(C.SOURCE).isin(*sources)).drop(C.SCORES).repartition(C.USER_IDX)
+    ranks = ranked_rows(lists).groupBy(*_A_USER, C.ITEM_IDX).agg(*rank_of)
     votes = {source: _vote(source, choices, ranking.fusion_constant) for source in sources}
     # Added in the settings' order: the same sum on every run.
     score = reduce(add, votes.values()).cast("float")
@@ -286,12 +285,9 @@ def equal_weights(scope: str, sources: Sequence[str]) -> Choice:
 def blend(
     candidates: DataFrame, choices: Sequence[Choice], ranking: Ranking, *, k: int, source: str = SOURCE
 ) -> DataFrame:
-    """Candidates of the sources to rows of ``candidates`` of one more ``source``: the best K a (fold, scope, user)."""
-    best_first = Window.partitionBy(C.FOLD, C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
-    ranked = with_contributions(candidates, choices, ranking).withColumn(C.RANK, F.row_number().over(best_first))
-    return ranked.where(F.col(C.RANK) <= k).select(
-        C.FOLD, F.lit(source).alias(C.SOURCE), C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK
-    )
+    """Lists of the sources to those of one more ``source``: the best K a (fold, scope, user)."""
+    lists = best_lists(with_contributions(candidates, choices, ranking), _A_USER, k=k)
+    return lists.withColumn(C.SOURCE, F.lit(source))
 
 
 def choice_rows(fold: str, choices: Sequence[Choice]) -> list[dict[str, object]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 from pyspark.ml.classification import LogisticRegression
@@ -48,7 +47,7 @@ class Calibration:
 def fit_calibrations(
     lists: DataFrame, targets: DataFrame, models: Sequence[str], *, scope: str
 ) -> dict[str, Calibration]:
-    """The calibration of each model, by lists of a fold before it, whose ``score`` is the log-odds; none where it hit nothing."""
+    """The calibration of each model, by lists of a fold before it, whose scores are log-odds; none where it hit nothing."""
     labelled = labelled_lists(lists, targets, scope=scope).select(C.SOURCE, C.SCORE, LABEL)
     found = {}
     for model in models:
@@ -73,10 +72,9 @@ def _fit(labelled: DataFrame) -> Calibration | None:
 
 
 def with_probabilities(lists: DataFrame, calibrations: Mapping[str, Calibration]) -> DataFrame:
-    """Rows of ``candidates`` of models whose ``score`` is the log-odds, with the probability in its place."""
-    score = reduce(
-        lambda column, one: column.when(F.col(C.SOURCE) == one[0], one[1].of(F.col(C.SCORE))),
-        calibrations.items(),
-        F.when(F.lit(False), F.lit(0.0).cast("float")),
-    )
-    return lists.withColumn(C.SCORE, score)
+    """Lists of models whose scores are log-odds, with the probabilities in their place."""
+    scores = [
+        F.when(F.col(C.SOURCE) == model, F.transform(C.SCORES, calibration.of))
+        for model, calibration in calibrations.items()
+    ]
+    return lists.withColumn(C.SCORES, F.coalesce(*scores))

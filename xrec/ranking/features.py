@@ -15,9 +15,10 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranking
 from xrec.evaluation.folds import Fold
+from xrec.lists import ranked_rows
 
 _SECONDS_A_DAY = 86_400.0
-_BEST, _WORST = "best_score", "worst_score"
+_BEST, _WORST, _SHARE = "best_score", "worst_score", "share"
 _A_USER = [C.FOLD, C.SCOPE, C.USER_IDX]
 OF_ITEM = ("item_popularity", "item_recent", "item_trend", "item_price")
 OF_USER = ("user_items", "user_categories", "user_price", "user_days_away")
@@ -56,7 +57,7 @@ def share_of(source: str) -> str:
 
 
 def feature_rows(candidates: DataFrame, facts: FoldFacts, sources: Sequence[str], ranking: Ranking) -> DataFrame:
-    """A fold's candidates to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``) with :func:`feature_names` as floats."""
+    """A fold's lists to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``) with :func:`feature_names` as floats."""
     wide = _wide(candidates.where(F.col(C.SOURCE).isin(*sources)), sources, ranking.fusion_constant)
     num_users = facts.interactions.select(C.USER_IDX).distinct().count()
     of_item = _item_features(facts, num_users, ranking)
@@ -81,15 +82,16 @@ def feature_rows(candidates: DataFrame, facts: FoldFacts, sources: Sequence[str]
 
 def _wide(candidates: DataFrame, sources: Sequence[str], constant: float) -> DataFrame:
     """One row a (fold, scope, user, item): its rank and score in each source's list, the sources that have it, their votes."""
-    a_list = Window.partitionBy(*_A_USER, C.SOURCE)
-    best, worst = F.max(C.SCORE).over(a_list), F.min(C.SCORE).over(a_list)
+    ends = {_BEST: F.get(C.SCORES, F.lit(0)), _WORST: F.element_at(C.SCORES, -1)}
+    best, worst = F.col(_BEST), F.col(_WORST)
     share = F.when(best > worst, (F.col(C.SCORE) - worst) / (best - worst)).otherwise(1.0)
-    listed = candidates.repartition(C.USER_IDX).withColumn(_BEST, share)
+    lists = candidates.where(F.size(C.ITEMS) > 0).repartition(C.USER_IDX)
+    listed = ranked_rows(lists.withColumns(ends)).withColumn(_SHARE, share)
     of_source = []
     for source in sources:
         is_source = F.col(C.SOURCE) == source
         of_source.append(F.max(F.when(is_source, F.col(C.RANK))).alias(rank_of(source)))
-        of_source.append(F.max(F.when(is_source, F.col(_BEST))).alias(share_of(source)))
+        of_source.append(F.max(F.when(is_source, F.col(_SHARE))).alias(share_of(source)))
     return listed.groupBy(*_A_USER, C.ITEM_IDX).agg(
         *of_source, F.count("*").alias("num_sources"), F.sum(1 / (F.col(C.RANK) + constant)).alias("votes")
     )

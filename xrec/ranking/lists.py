@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Ranking
 from xrec.evaluation.folds import Fold
+from xrec.lists import ranked_rows
 from xrec.ranking.blend import Choice, with_contributions
 from xrec.ranking.eligibility import check_eligible
 from xrec.storage.tables import Tables
@@ -20,7 +21,7 @@ class ListsError(ValueError):
 
 
 def lists_of(candidates: DataFrame, weights: Choice, ranking: Ranking, fold: Fold) -> DataFrame:
-    """A fold's candidates to its lists: ``user_idx``, ``item_idx``, ``score``, ``rank``, and the main ``source`` of each row.
+    """A fold's served lists, one row an item: ``user_idx``, ``item_idx``, ``score``, ``rank``, and its main ``source``.
 
     ``weights`` are those by which the sources contribute to the lists; the one that contributes most is a row's source.
 
@@ -30,15 +31,14 @@ def lists_of(candidates: DataFrame, weights: Choice, ranking: Ranking, fold: Fol
         The fold has no served lists in the configured scope.
     """
     in_scope = candidates.where((F.col(C.FOLD) == fold.name) & (F.col(C.SCOPE) == ranking.scope))
-    served = in_scope.where((F.col(C.SOURCE) == C.SERVED) & (F.col(C.RANK) <= ranking.top_k))
-    served = served.select(C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK)
+    served = in_scope.where(F.col(C.SOURCE) == C.SERVED).select(C.USER_IDX, C.ITEMS, C.SCORES)
     if served.isEmpty():
         raise ListsError(
             f"table 'candidates': found no rows of source '{C.SERVED}' in fold '{fold.name}', scope '{ranking.scope}'; they are "
             "made by the stage choose: run the stages from candidates on"
         )
     main_source = with_contributions(in_scope, [weights], ranking).select(C.USER_IDX, C.ITEM_IDX, C.SOURCE)
-    return served.join(main_source, [C.USER_IDX, C.ITEM_IDX], how="left")
+    return ranked_rows(served, k=ranking.top_k).join(main_source, [C.USER_IDX, C.ITEM_IDX], how="left")
 
 
 def check_lists(

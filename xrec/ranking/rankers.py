@@ -19,7 +19,7 @@ from typing import Any
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.functions import vector_to_array
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -27,6 +27,7 @@ from xrec.config import Ranker, Ranking, Settings
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.reliability import LABEL, has_both_labels
 from xrec.evaluation.slices import scope_slice
+from xrec.lists import best_lists
 from xrec.ranking.calibration import Calibration, fit_calibrations, with_probabilities
 from xrec.ranking.features import feature_names, rank_of
 from xrec.storage.shared import SharedFolder
@@ -65,7 +66,7 @@ def rank_folds(
     k: int,
     calibrated: Collection[Fold],
 ) -> dict[Fold, DataFrame]:
-    """Each fold's K best candidates by each of ``ranker.models``: rows of ``candidates``, to be written while the ``folder`` lives.
+    """Each fold's lists by each of ``ranker.models``, of the K best: to be written while the ``folder`` lives.
 
     A fold is left out where of the candidates of its older folds none was bought, or all: there is nothing to tell apart.
 
@@ -215,7 +216,7 @@ def _log_odds() -> Column:
 
 
 def _top_of(scored: DataFrame, ranker: Ranker, *, k: int) -> DataFrame:
-    """Rows with the scores of the models to rows of ``candidates``: each user's K best, ties by item."""
+    """Rows with the scores of the models to their lists: each user's K best, ties by item."""
     score = {model: F.col(model) for model in _LEARNED if _is_wanted(model, ranker)}
     if ENSEMBLE in ranker.models:
         score[ENSEMBLE] = (score[LOGISTIC] + score[TREES]) / 2
@@ -223,6 +224,4 @@ def _top_of(scored: DataFrame, ranker: Ranker, *, k: int) -> DataFrame:
         F.struct(F.lit(model).alias(C.SOURCE), score[model].cast("float").alias(C.SCORE)) for model in ranker.models
     ]
     rows = scored.select(*_KEY, F.inline(F.array(*kinds)))
-    best_first = Window.partitionBy(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX).orderBy(F.desc(C.SCORE), C.ITEM_IDX)
-    rows = rows.withColumn(C.RANK, F.row_number().over(best_first)).where(F.col(C.RANK) <= k)
-    return rows.select(C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX, C.ITEM_IDX, C.SCORE, C.RANK)
+    return best_lists(rows, [C.FOLD, C.SOURCE, C.SCOPE, C.USER_IDX], k=k)

@@ -24,6 +24,7 @@ from xrec.evaluation.intervals import summarise
 from xrec.evaluation.metrics import VALUES, judge_lists, metric_names
 from xrec.evaluation.report import POOLED
 from xrec.evaluation.slices import scope_slice
+from xrec.lists import shortened
 from xrec.ranking.blend import CUT_OFF, Choice, blend, equal_weights
 from xrec.ranking.blend import SOURCE as BLEND
 
@@ -263,9 +264,9 @@ def contributing(model: str, choices: Sequence[Choice], settings: Settings, sour
 def served_lists(
     model: str, candidates: DataFrame, choices: Sequence[Choice], settings: Settings, sources: Sequence[str], *, k: int
 ) -> DataFrame:
-    """A fold's candidates in the scope that serves to the rows of source ``served``: the model's lists, at most K a user."""
+    """A fold's lists in the scope that serves to those of source ``served``: the model's, at most K items a user."""
     if model in settings.ranker.models:
-        lists = candidates.where((F.col(C.SOURCE) == model) & (F.col(C.RANK) <= k)).drop(C.VERSIONS)
+        lists = shortened(candidates.where(F.col(C.SOURCE) == model), k).drop(C.VERSIONS)
     else:
         lists = blend(candidates, [contributing(model, choices, settings, sources)], settings.ranking, k=k)
     return lists.withColumn(C.SOURCE, F.lit(C.SERVED))

@@ -47,6 +47,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.lists import LIST_COLUMNS
 from xrec.storage.shared import SharedRows
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
@@ -54,10 +55,7 @@ if TYPE_CHECKING:  # a task imports this module, and need not import the setting
 
 Array = npt.NDArray[Any]
 
-TOP_SCHEMA = f"{C.SCOPE} string, {C.USER_IDX} int, {C.ITEM_IDX} int, {C.SCORE} float, {C.RANK} int"
-_TOP_ARROW = pa.schema(
-    {C.SCOPE: pa.string(), C.USER_IDX: pa.int32(), C.ITEM_IDX: pa.int32(), C.SCORE: pa.float32(), C.RANK: pa.int32()}
-)
+TOP_SCHEMA = f"{C.SCOPE} string, {C.USER_IDX} int, {LIST_COLUMNS}"
 
 
 class VectorError(ValueError):
@@ -65,14 +63,15 @@ class VectorError(ValueError):
 
 
 class TopItems(NamedTuple):
-    """The best items of a block's users, ordered by user, then rank; one entry is a (user, item)."""
+    """The best items of a block's users, ordered by user, best first; one entry is a (user, item).
+
+    A user has fewer than K where fewer items are allowed.
+    """
 
     row: Array
     """Row of the user within the block."""
     item_idx: Array
     score: Array
-    rank: Array
-    """From 1, without gaps; fewer than K where fewer items are allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ class Masks:
 
 
 def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> DataFrame:
-    """Each row's K best allowed items: rows of ``scope``, ``user_idx``, ``item_idx``, ``score``, ``rank``.
+    """Each row's K best allowed items: one row a (``scope``, ``user_idx``) that has any, with ``items``, ``scores``.
 
     Each Python process reads the items: I x D x 4 bytes; a task's scores take ``tile_users`` x ``tile_items`` x 4 bytes.
 
@@ -195,7 +194,7 @@ def top_k(users: DataFrame, items: SharedRows, ranking: Ranking, *, k: int) -> D
 
 
 def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItems], *, tile_users: int) -> DataFrame:
-    """Rows of users (``scope``, ``user_idx``, ...) to the top items that ``select`` gives for each block of ``tile_users``.
+    """Rows of users (``scope``, ``user_idx``, ...) to lists: what ``select`` gives for each block of ``tile_users``.
 
     A task works on a partition of the users: rows as wide as a user's history are not moved once more.
     """
@@ -204,13 +203,19 @@ def map_user_blocks(users: DataFrame, select: Callable[[pa.RecordBatch], TopItem
         for batch in batches:
             for start in range(0, batch.num_rows, tile_users):
                 block = batch.slice(start, tile_users)
-                top = select(block)
-                scope, user_idx = block.column(C.SCOPE).take(pa.array(top.row)), block.column(C.USER_IDX).to_numpy()
-                values = [scope, user_idx[top.row], top.item_idx, top.score, top.rank]
-                arrays = [pa.array(value, type=field.type) for value, field in zip(values, _TOP_ARROW, strict=True)]
-                yield pa.record_batch(arrays, schema=_TOP_ARROW)
+                yield _lists(block, select(block))
 
     return users.mapInArrow(run, TOP_SCHEMA)
+
+
+def _lists(users: pa.RecordBatch, top: TopItems) -> pa.RecordBatch:
+    """A block's users who have any items, with them as two lists."""
+    row, first = np.unique(top.row, return_index=True)
+    bounds = pa.array(np.append(first, len(top.row)), type=pa.int32())
+    values = {C.ITEMS: pa.array(top.item_idx, pa.int32()), C.SCORES: pa.array(top.score, pa.float32())}
+    lists = {name: pa.ListArray.from_arrays(bounds, flat) for name, flat in values.items()}
+    keys = {name: users.column(name).take(pa.array(row)) for name in (C.SCOPE, C.USER_IDX)}
+    return pa.RecordBatch.from_pydict(keys | lists)
 
 
 def spread(rows: DataFrame, column: str) -> DataFrame:
@@ -251,11 +256,12 @@ def top_k_block(
         return no_items()
     block = search.Search(vectors_UD, norms_U, items, masks, k=min(k, len(items.norms_I)))
     key_UK = block.best(tile_items=tile_items)
-    row, place = np.nonzero(key_UK != scan.EMPTY)
-    item_idx, score = scan.unpack(key_UK[row, place])
+    is_item_UK = key_UK != scan.EMPTY
+    row = np.nonzero(is_item_UK)[0]
+    item_idx, score = scan.unpack(key_UK[is_item_UK])
     zero = np.flatnonzero(score == 0)  # a key does not tell 0.0 from -0.0, which a score below the least float32 is
     score[zero] = score_pairs(vectors_UD, items.vectors_ID, row[zero], items.position_of[item_idx[zero]])
-    return TopItems(row, item_idx, score, place + 1)
+    return TopItems(row, item_idx, score)
 
 
 def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) -> Array:
@@ -271,7 +277,7 @@ def score_pairs(vectors_UD: Array, tile_TD: Array, row: Array, column: Array) ->
 def no_items() -> TopItems:
     """The best items before any was looked at."""
     empty = np.empty(0, dtype=np.int64)
-    return TopItems(empty, empty.astype(np.int32), empty.astype(np.float32), empty)
+    return TopItems(empty, empty.astype(np.int32), empty.astype(np.float32))
 
 
 def _matrix(lists: Any, idx: Array, key: str, dim: int | None = None) -> Array:

@@ -128,6 +128,7 @@ class Tables:
         self.read_versions[name] = version
         reader = self.spark.read.format("delta").option("versionAsOf", version)
         rows = reader.table(self.location(name)) if self.storage.catalog else reader.load(self.location(name))
+        self._check_shape(TABLES[name], rows.columns)
         for column, value in owned.items():
             rows = rows.where(F.col(column) == value)
         return rows
@@ -266,12 +267,25 @@ class Tables:
 
     def _check_owners(self, table: Table) -> None:
         """Raise ContractError where a table of an earlier version of xrec does not know whose its rows are."""
-        there = self._delta_table(table.name).toDF().columns if table.owned_by else table.owned_by
+        if not table.owned_by:
+            return
+        there = self._delta_table(table.name).toDF().columns
+        self._check_shape(table, there)
         lacking = [column for column in table.owned_by if column not in there]
         if lacking:
             raise ContractError(
                 f"table '{table.name}' at {self.location(table.name)} was made by an earlier version of xrec: found no column "
                 f"'{lacking[0]}', expected it to tell whose its rows are; load all deliveries into another storage.root"
+            )
+
+    def _check_shape(self, table: Table, there: Sequence[str]) -> None:
+        """Raise ContractError where a table has columns that its rows have no more: an earlier version of xrec made it."""
+        gone = [column for column in there if column not in table.schema.names]
+        if gone:
+            raise ContractError(
+                f"table '{table.name}' at {self.location(table.name)} was made by an earlier version of xrec: found column "
+                f"'{gone[0]}', expected {', '.join(table.schema.names)}; remove the table, which the stages make again "
+                f"({table.made_by}), or choose another storage.root"
             )
 
     def _create(self, rows: DataFrame, table: Table) -> None:
