@@ -23,10 +23,11 @@ from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.beyond import BEYOND_ACCURACY
 from xrec.evaluation.categories import category_flow
+from xrec.evaluation.exposure import EXPOSURE, exposure_of
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import poisson_weights, summarise
 from xrec.evaluation.macro import MACRO, judge_categories, macro_names
-from xrec.evaluation.metrics import ACCURACY, EXPOSURE, exposure_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.metrics import ACCURACY, judge_lists, metric_names, sources_of
 from xrec.evaluation.report import FoldRows, describe_figure, describe_metrics, judge
 from xrec.evaluation.slices import scope_slice
 from xrec.evaluation.stability import judge_stability, stability_of
@@ -170,7 +171,7 @@ def test_the_metrics_equal_those_of_a_public_library(spark: SparkSession) -> Non
     items = spark.range(golden["num_items"]).selectExpr(
         "cast(id as int) item_idx", "'c' category", "true recommendable"
     )
-    shown = exposure_of(lists, items, ks=ks).where("metric = 'coverage'").collect()
+    shown = exposure_of(lists, items, Evaluation(ks=ks), num_compared=1).where("metric = 'coverage'").collect()
     ours |= {f"coverage@{row[C.K]}": row[C.VALUE] for row in shown}
     names = golden["values"].keys()
     assert {name.split("@")[0] for name in names} == {
@@ -304,26 +305,6 @@ def test_metrics_fall_when_a_hit_moves_down(spark: SparkSession) -> None:
     ndcg = [values["als", "touched", user, "ndcg", 20] for user in range(20)]
     assert ndcg == sorted(ndcg, reverse=True)
     assert len(set(ndcg)) == 20
-
-
-def test_exposure_equals_its_naive_version(spark: SparkSession) -> None:
-    candidates, _ = random_case(3)
-    lists = as_lists(spark.createDataFrame(candidates, CANDIDATES))
-    rows = exposure_of(lists, items_of(spark), ks=KS).collect()
-    assert len(rows) == 3 * 2 * len(KS) * len(EXPOSURE)
-    for row in rows:
-        mine = [c for c in candidates if c[1:3] == (row[C.MODEL], row[C.SLICE])]
-        shown = Counter(c[4] for c in mine if c[5] <= row[C.K])
-        counts = sorted(shown[item] for item in range(NUM_ITEMS))
-        ordered = sum((2 * n - NUM_ITEMS - 1) * count for n, count in enumerate(counts, start=1))
-        expected = {
-            "coverage": len(shown) / NUM_ITEMS,
-            "category_coverage": len({item % 7 for item in shown}) / 7,
-            "gini": ordered / (NUM_ITEMS * sum(counts)),
-        }
-        assert row[C.VALUE] == pytest.approx(expected[row[C.METRIC]], abs=1e-12)
-        assert row[C.NUM_USERS] == len({c[3] for c in mine})
-        assert row[C.LOW] is None
 
 
 def items_of(spark: SparkSession) -> DataFrame:

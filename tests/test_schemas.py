@@ -96,3 +96,18 @@ def test_driver_rows_have_the_types_of_the_contract(spark: SparkSession) -> None
     assert [field.simpleString() for field in rows.schema] == [
         field.simpleString() for field in TABLES["blend_weights"].schema if field.name != C.VERSIONS
     ]
+
+
+@pytest.mark.parametrize(
+    ("items", "scores"), [([4, 7, 4], [3.0, 2.0, 1.0]), ([4, 7], [3.0]), (None, [3.0]), ([4], None)]
+)
+def test_a_list_has_a_score_for_each_item_and_none_twice(
+    spark: SparkSession, items: list[int] | None, scores: list[float] | None
+) -> None:
+    table = TABLES["candidates"]
+    good = ("f", "als", "touched", 1, [4, 7], [3.0, 2.0], "")
+    check_rows(spark.createDataFrame([good, ("f", "als", "touched", 2, [], [], "")], table.schema), table, {})
+    rows = spark.createDataFrame([good, ("f", "als", "touched", 2, items, scores, "")], table.schema)
+    with pytest.raises(ContractError, match=r"at key .*'user_idx': 2\} the columns items, scores are null") as error:
+        check_rows(rows, table, {})
+    assert "or one of items comes twice" in str(error.value)

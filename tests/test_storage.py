@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_a_table_of_an_earlier_version_takes_the_new_columns(spark: SparkSession
     tables.write("blend_weights", blend(spark, "gru"))
     rows = tables.read("blend_weights")
     assert [(row["source"], row["ndcg_popularity"]) for row in rows.collect()] == [("gru", 0.1)]
+
+
+def test_a_table_whose_rows_were_others_is_refused_until_it_is_removed(spark: SparkSession, tables: Tables) -> None:
+    before = spark.createDataFrame(
+        [("f", "als", 1, 4, "")], "fold string, source string, user_idx int, item_idx int, versions string"
+    )
+    before.write.format("delta").mode("overwrite").partitionBy("fold", "source").save(tables.location("candidates"))
+    lists = spark.createDataFrame([("f", "als", "touched", 1, [4], [1.0])], TABLES["candidates"].columns)
+    for use in (lambda: tables.read("candidates"), lambda: tables.write("candidates", lists, fold="f", source="als")):
+        with pytest.raises(ContractError, match=r"earlier version of xrec: found column 'item_idx'.*remove the table"):
+            use()
+    shutil.rmtree(tables.location("candidates"))
+    tables.write("candidates", lists, fold="f", source="als")
+    assert tables.read("candidates").count() == 1
 
 
 def test_a_run_date_is_replaced_alone(spark: SparkSession, tables: Tables) -> None:

@@ -8,7 +8,8 @@ RecTools gets an environment of its own below --data, made at the first call (pi
 lists from a Parquet file of its own form, xrec one row a list as its table candidates has them, RecTools one row an item, and the
 same targets, and ends with the means of hit rate, precision, recall, F1, MRR, MAP and NDCG at 10 and 20, and the coverage; the
 sides take turns after one turn of xrec that does not count (a JVM is slow at first), and the medians are compared. xrec's side
-also sums serendipity, debiased recall, category coverage and the Gini index, which RecTools defines otherwise or has not.
+also sums serendipity, debiased recall, category coverage and the Gini index, which RecTools defines otherwise or has not, and
+coverage's interval.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pipelines import make_environment
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.metrics import exposure_of, judge_lists, metric_names
+from xrec.config import Evaluation
+from xrec.evaluation.exposure import exposure_of
+from xrec.evaluation.metrics import judge_lists, metric_names
 from xrec.evaluation.slices import scope_slice
 from xrec.session import build_session
 
@@ -112,8 +117,11 @@ def write_lists(folder: Path, lists: pd.DataFrame, targets: pd.DataFrame, num_it
     """What the sides read."""
     folder.mkdir(parents=True, exist_ok=True)
     lists.to_parquet(folder / "lists.parquet", index=False, row_group_size=1_000_000)
-    whole = lists.groupby("user_id")["item_id"].agg(list).reset_index()
-    whole.to_parquet(folder / "whole_lists.parquet", index=False, row_group_size=50_000)
+    user_id, first = np.unique(lists["user_id"], return_index=True)
+    bounds = pa.array(np.append(first, len(lists)), pa.int32())
+    items = pa.ListArray.from_arrays(bounds, pa.array(lists["item_id"]))
+    whole = pa.table({C.USER_IDX: pa.array(user_id), C.ITEMS: items})
+    pq.write_table(whole, folder / "whole_lists.parquet", row_group_size=50_000)
     targets.to_parquet(folder / "targets.parquet", index=False, row_group_size=1_000_000)
     buyers = pd.DataFrame({"item_id": np.arange(num_items, dtype=np.int32), "num_buyers": np.int64(1)})
     buyers.to_parquet(folder / "buyers.parquet", index=False)
@@ -135,7 +143,6 @@ def judge(spark: SparkSession, folder: Path, num_items: int) -> dict[str, float]
     )
     named = {"user_id": C.USER_IDX, "item_id": C.ITEM_IDX}
     lists = spark.read.parquet(str(folder / "whole_lists.parquet"))
-    lists = lists.select(F.col("user_id").alias(C.USER_IDX), F.col("item_id").cast("array<int>").alias(C.ITEMS))
     targets = spark.read.parquet(str(folder / "targets.parquet")).withColumnsRenamed(named)
     flags = [F.lit(name == C.IS_NEW).alias(name) for name in (C.IS_NEW, C.COLD_USER)]
     category = F.lit("c").alias(C.CATEGORY)
@@ -156,7 +163,9 @@ def judge(spark: SparkSession, folder: Path, num_items: int) -> dict[str, float]
         for n, (name, k) in enumerate(metric_names(KS))
     ]
     accuracy = judged.agg(F.array(*means).alias("means")).select(F.inline(F.array(*named)))
-    exposure = exposure_of(candidates, items_of(spark, num_items), ks=KS).select(*accuracy.columns)
+    exposure = exposure_of(candidates, items_of(spark, num_items), Evaluation(ks=KS), num_compared=1).select(
+        *accuracy.columns
+    )
     # One job, as evaluate has: the two parts read the lists beside each other.
     found = accuracy.unionByName(exposure).collect()
     return {f"{row[C.METRIC]}@{row[C.K]}": row[C.VALUE] for row in found if row[C.METRIC] in COMMON}

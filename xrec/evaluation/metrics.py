@@ -1,8 +1,8 @@
-"""Accuracy of ranked lists per user, and catalogue coverage: the only source of reported numbers.
+"""Accuracy of ranked lists per user: the only source of reported numbers.
 
 Judged are the users who have a target in the slice, each with the same weight; a judged user whose list is empty, or
-shorter than k, misses what is not there (precision still divides by k). A user without targets is in no mean, and counts
-for coverage alone. The rank decides, from 1; equal scores were given their ranks where the list was made (by item index).
+shorter than k, misses what is not there (precision still divides by k). A user without targets is in no mean.
+The rank decides, from 1; equal scores were given their ranks where the list was made (by item index).
 
 With T the user's targets in the slice, and hit(r) = 1 where the item at rank r is one of them, else 0:
 
@@ -17,13 +17,6 @@ With T the user's targets in the slice, and hit(r) = 1 where the item at rank r 
   popular is bought for being shown (Yang et al. 2018, self-normalised, gamma = 2)
 - ndcg: sum of hit(r) / log2(r + 1), r <= k, over the same sum of a perfect list, which is the sum of 1 / log2(r + 1) for
   r <= min(k, number of T) (Järvelin, Kekäläinen 2002, binary gains)
-
-Of all lists together, up to rank k, with n recommendable items, of which the i-th least shown is in x_i lists:
-
-- coverage: distinct items over n (Ge et al. 2010)
-- category_coverage: distinct categories over recommendable categories
-- gini: sum of (2 i - n - 1) x_i over n times the sum of x_i: 0 where all items are shown equally often, near 1 where few are
-  (Gini 1912; Castells et al. 2015)
 """
 
 from __future__ import annotations
@@ -37,15 +30,11 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.hits import POPULAR_RANK, SLICE, SOURCE, asked_in_slices, asked_of, hits_of, with_names
 from xrec.evaluation.slices import Slice
-from xrec.lists import ranked_rows
 
 ACCURACY = ("hr", "recall", "precision", "f1", "ndcg", "map", "mrr", "serendipity", "recall_debiased")
-COVERAGE = "coverage"
-EXPOSURE = (COVERAGE, "category_coverage", "gini")
 VALUES = "values"
-_EXPOSURE, _NTH, _FIRST = "num_lists", "nth", "first_rank"
+_NTH, _FIRST = "nth", "first_rank"
 _DEBIASING = -1.5
-_LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
 
 
 def metric_names(ks: Sequence[int]) -> list[tuple[str, int]]:
@@ -91,55 +80,6 @@ def judge_lists(
     users = judged.join(found.hint("shuffle_hash"), a_list, how="left").withColumn(VALUES, values)
     named = with_names(users, fold=fold, sources=sources, slices=slices)
     return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, C.NUM_TARGETS, VALUES)
-
-
-def exposure_of(candidates: DataFrame, items: DataFrame, *, ks: Sequence[int]) -> DataFrame:
-    """Rows of ``candidates`` to rows of ``metrics`` (without run_id): which items a model and slice shows at all, at every k.
-
-    ``num_users`` is the number of users with a list. These figures are of all lists together and have no interval over users.
-
-    Parameters
-    ----------
-    candidates
-        Lists, of all users, also of those without targets.
-    items
-        Rows of ``items``; the recommendable ones are counted.
-    ks
-        Cut-offs.
-    """
-    recommendable = items.where(C.RECOMMENDABLE)
-    sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY)).first()
-    assert sizes is not None
-    num_items, num_categories = max(sizes[0], 1), max(sizes[1], 1)
-    lists = ranked_rows(candidates.drop(C.SCORES), k=max(ks))
-    counts = [F.count_if(F.col(C.RANK) <= k) for k in ks]
-    of_item = lists.groupBy(*_LISTS, C.ITEM_IDX).agg(
-        F.arrays_zip(F.array(*map(F.lit, ks)).alias(C.K), F.array(*counts).alias(_EXPOSURE)).alias("shown"),
-        F.count_if(F.col(C.RANK) == 1).alias(C.NUM_USERS),
-    )
-    exposures = of_item.select(*_LISTS, C.ITEM_IDX, C.NUM_USERS, F.inline("shown")).where(F.col(_EXPOSURE) > 0)
-    known = exposures.join(recommendable.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
-    # The x of the Gini index in groups of items that are equally often shown; the never shown stand before all others.
-    grouped = known.groupBy(*_LISTS, C.K, _EXPOSURE).agg(
-        F.count("*").alias("m"),
-        F.sum(C.NUM_USERS).alias(C.NUM_USERS),
-        F.collect_set(C.CATEGORY).alias("categories"),
-    )
-    of_list = Window.partitionBy(*_LISTS, C.K)
-    num_shown = F.sum("m").over(of_list)
-    upward = of_list.orderBy(_EXPOSURE).rowsBetween(Window.unboundedPreceding, -1)
-    before = F.lit(num_items) - num_shown + F.coalesce(F.sum("m").over(upward), F.lit(0))
-    ranked = grouped.withColumn("ranks", F.col("m") * (2 * before + F.col("m") - F.lit(num_items)))
-    found = ranked.groupBy(*_LISTS, C.K).agg(
-        (F.sum("m") / num_items).alias("coverage"),
-        (F.size(F.array_distinct(F.flatten(F.collect_list("categories")))) / num_categories).alias("category_coverage"),
-        (F.sum(F.col(_EXPOSURE) * F.col("ranks")) / (num_items * F.sum(F.col(_EXPOSURE) * F.col("m")))).alias("gini"),
-        F.sum(C.NUM_USERS).alias(C.NUM_USERS),
-    )
-    values = F.array(*[F.struct(F.lit(name).alias(C.METRIC), F.col(name).alias(C.VALUE)) for name in EXPOSURE])
-    flat = found.select(*_LISTS, C.K, C.NUM_USERS, F.inline(values))
-    named = flat.withColumnsRenamed({C.SOURCE: C.MODEL, C.SCOPE: C.SLICE})
-    return named.select(C.FOLD, C.MODEL, C.SLICE, C.METRIC, C.K, C.VALUE, *no_interval(), C.NUM_USERS)
 
 
 def no_interval() -> list[Column]:

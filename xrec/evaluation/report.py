@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Evaluation
 from xrec.evaluation.beyond import beyond_names, describe_lists, facts_of
+from xrec.evaluation.exposure import COVERAGE, exposure_of
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.intervals import BASELINE, summarise
 from xrec.evaluation.macro import judge_categories, macro_names
-from xrec.evaluation.metrics import COVERAGE, exposure_of, judge_lists, metric_names, sources_of
+from xrec.evaluation.metrics import judge_lists, metric_names, sources_of
 from xrec.evaluation.reach import REACH, UNION, judge_reach, reach_names
 from xrec.evaluation.slices import SCOPES, slices_of
 from xrec.storage.shared import SharedFolder
@@ -84,7 +85,7 @@ def judge(folds: Sequence[FoldRows], settings: Evaluation, folder: SharedFolder,
     ks = settings.ks
     sources = {rows.fold.name: rows.sources() for rows in folds}
     num_compared = len({name for fold in sources.values() for names in fold.values() for name in names} - {BASELINE})
-    metrics = [exposure_of(rows.lists(), rows.items, ks=ks) for rows in folds]
+    metrics = [exposure_of(rows.lists(), rows.items, settings, num_compared=num_compared) for rows in folds]
     described = [_describe(rows, folder, ks) for rows in folds]
     judged = [_judge(rows, sources[rows.fold.name], ks) for rows in folds if rows.fold.has_targets]
     groups = [(described, beyond_names(ks), num_compared)]
