@@ -42,8 +42,8 @@ ALLOWED = {
     ("xrec/experiments/report.py", "analyse", "collect"),
     # At most filters.max_classes.
     ("xrec/ranking/filters.py", "_classes", "collect"),
-    ("xrec/schemas.py", "check_rows", "collect"),
-    ("xrec/schemas.py", "_check_keys", "collect"),
+    ("xrec/schemas/contract.py", "check_rows", "collect"),
+    ("xrec/schemas/contract.py", "_check_keys", "collect"),
     # What a person is shown: the newest row a stage, a run's figures, five customers.
     ("xrec/storage/tables.py", "Tables.versions", "collect"),
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
