@@ -47,9 +47,7 @@ def run(context: StageContext) -> Figures:
     vocabulary = tables.read("vocabulary").where(F.col(C.FOLD).isin(folds))
     sizes = check_vocabulary(vocabulary, folds, sequence)
     events = tables.read("training_events").where(F.col(C.FOLD).isin(folds))
-    windows = build_windows(
-        events, vocabulary, eligible, sequence, num_categories=num_categories, seed=context.settings.seed
-    )
+    windows = build_windows(events, vocabulary, eligible, context.settings, num_categories=num_categories)
     tables.write("sequences", windows, fold=folds)
     cold = cold_shares(events, sequence)
     exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories, cold=cold)

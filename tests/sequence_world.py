@@ -68,17 +68,21 @@ def write_world(
     target_weight: float = 1.0,
     tastes: bool = False,
     vectors: bool = False,
+    hidden: bool = False,
     fold: str = FOLD,
 ) -> Export:
     """Write the tables ``sequences`` and ``vocabulary`` and the contract; a user has two windows, of ten and fewer events.
 
     ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity. ``tastes`` makes that world,
-    whose items' ``vectors`` are their tastes and a little noise.
+    whose items' ``vectors`` are their tastes and a little noise. ``hidden`` makes token 1 of the first half of every pair: only the
+    first field of the context, where there is any, says which it was.
     """
     length, num_shards = settings.sequence.length, settings.sequence.num_shards
     generator = np.random.default_rng(seed)
     odds = 1 / np.arange(1, NUM_PAIRS + 1)
-    columns: dict[str, list[Any]] = {field.name: [] for field in window_fields(length, VOCABULARY)}
+    context = dict.fromkeys(settings.sequence.context, NUM_PAIRS)
+    fields = window_fields(length, VOCABULARY, len(context))
+    columns: dict[str, list[Any]] = {field.name: [] for field in fields}
     columns |= {C.SPLIT: [], C.SHARD: []}
     for user in range(num_users):
         of_taste = generator.permutation(np.arange(1 + user % NUM_TASTES, VOCABULARY + 1, NUM_TASTES))
@@ -93,12 +97,16 @@ def write_world(
             weights = target_weight * (tokens > 0).astype(np.float32)
             weights[length + 1 - num_events] = 0
             had = of_taste[length + 1 :] if tastes and window == 0 else np.zeros(0, np.int32)
-            _append(columns, user, window, tokens, weights, 1.0, had)
+            codes = np.zeros((length + 1, len(context)), np.int32)
+            if hidden:
+                codes[:, :1] = np.where(tokens % 2 == 1, (tokens + 1) // 2, 0)[:, None]
+                tokens = np.where(tokens % 2 == 1, 1, tokens).astype(np.int32)
+            _append(columns, user, window, tokens, weights, 1.0, had, codes)
             columns[C.SPLIT].append(VALIDATION if user % 5 == 4 else TRAIN)
             columns[C.SHARD].append(user % num_shards)
     if shuffled:
         _shuffle(columns[C.TOKENS], generator)
-    rows = _pad(columns, length, num_shards)
+    rows = _pad(columns, length, num_shards, len(context))
     schema = pa.schema(
         [
             (C.USER_IDX, pa.int32()),
@@ -107,6 +115,7 @@ def write_world(
             (C.TOKEN_WEIGHTS, pa.list_(pa.float32())),
             (C.BASKETS, pa.list_(pa.int32())),
             (C.TOUCHED_AT, pa.list_(pa.int32())),
+            *([(C.CONTEXT, pa.list_(pa.int32()))] if context else []),
             (C.ROW_WEIGHT, pa.float32()),
             (C.SPLIT, pa.string()),
             (C.SHARD, pa.int32()),
@@ -144,7 +153,8 @@ def write_world(
         num_shards=num_shards,
         rows=rows,
         num_categories=VOCABULARY,
-        fields=window_fields(length, VOCABULARY),
+        context=context,
+        fields=fields,
         settings=export_settings(settings),
     )
     write_exports(settings.storage.artifacts_root, [export])
@@ -181,6 +191,7 @@ def _append(
     weights: Any,
     row_weight: float,
     had: Any = (),
+    codes: Any = None,
 ) -> None:
     """Add a window of a user who ``had`` some tokens before it; each token is a basket."""
     touched_at = np.full(VOCABULARY + 1, len(tokens) if row_weight else 0, np.int32)
@@ -194,6 +205,8 @@ def _append(
     columns[C.TOKENS].append(tokens)
     columns[C.TOKEN_WEIGHTS].append(weights)
     columns[C.ROW_WEIGHT].append(row_weight)
+    if C.CONTEXT in columns:
+        columns[C.CONTEXT].append(codes.ravel())
 
 
 def _shuffle(tokens: list[Any], generator: np.random.Generator) -> None:
@@ -202,7 +215,7 @@ def _shuffle(tokens: list[Any], generator: np.random.Generator) -> None:
     tokens[:] = list(stacked)
 
 
-def _pad(columns: dict[str, list[Any]], length: int, num_shards: int) -> dict[str, int]:
+def _pad(columns: dict[str, list[Any]], length: int, num_shards: int, num_context: int) -> dict[str, int]:
     """Add rows of weight 0 until all shards of a split are equal; gives the rows of a shard by split."""
     placed = list(zip(columns[C.SPLIT], columns[C.SHARD], strict=True))
     most = {split: max(placed.count((split, shard)) for shard in range(num_shards)) for split in (TRAIN, VALIDATION)}
@@ -212,7 +225,8 @@ def _pad(columns: dict[str, list[Any]], length: int, num_shards: int) -> dict[st
             for _ in range(num_rows - placed.count((split, shard))):
                 added += 1
                 zeros = np.zeros(length + 1)
-                _append(columns, -added, 0, zeros.astype(np.int32), zeros.astype(np.float32), 0.0)
+                codes = np.zeros((length + 1, num_context), np.int32)
+                _append(columns, -added, 0, zeros.astype(np.int32), zeros.astype(np.float32), 0.0, (), codes)
                 columns[C.SPLIT].append(split)
                 columns[C.SHARD].append(shard)
     return most

@@ -60,6 +60,7 @@ def settings_of(tmp_path: Path, **changes: Any) -> Settings:
                 "columns": {"user_id": "u", "item_id": "i", "event_ts": "t"},
             },
             "catalogue": {"category": "c"},
+            "seed": SEED,
             "sequence": sequence_of(**changes).model_dump(),
         }
     )
@@ -154,9 +155,10 @@ def naive_windows(events: DataFrame, token_of: dict[int, int], sequence: Sequenc
 def test_windows_are_what_a_naive_version_cuts(
     events: DataFrame, eligible: DataFrame, targets: str, objective: str
 ) -> None:
-    sequence = sequence_of(targets=targets, objective=objective)
+    settings = settings_of(Path("/nowhere"), targets=targets, objective=objective)
+    sequence = settings.sequence
     vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4).localCheckpoint()
-    rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
+    rows = build_windows(events, vocabulary, eligible, settings, num_categories=NUM_CATEGORIES).collect()
     token_of = {row.item_idx: row.token for row in vocabulary.collect()}
     found = {
         (row.user_idx, row.window): (row.tokens, row.token_weights, row.baskets, row.touched_at)
@@ -223,9 +225,9 @@ def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) ->
 
 @pytest.mark.spark
 def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, eligible: DataFrame) -> None:
-    sequence = sequence_of(num_shards=8, batch_rows=8)
-    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4)
-    rows = build_windows(events, vocabulary, eligible, sequence, num_categories=NUM_CATEGORIES, seed=SEED).collect()
+    settings = settings_of(Path("/nowhere"), num_shards=8, batch_rows=8)
+    vocabulary = build_vocabulary(events, eligible, settings.sequence, fold="f", num_buckets=4)
+    rows = build_windows(events, vocabulary, eligible, settings, num_categories=NUM_CATEGORIES).collect()
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
         counts[row.split][row.shard] += 1
@@ -249,10 +251,11 @@ def exported(
     tables = Tables(spark, Storage(root=str(root)))
     sequence = sequence_of()
     for share in (0.5, sequence.validation_share):
-        current = sequence.model_copy(update={"validation_share": share})
-        tables.write("vocabulary", build_vocabulary(events, eligible, current, fold="f", num_buckets=4), fold="f")
+        current = settings_of(root, validation_share=share)
+        known = build_vocabulary(events, eligible, current.sequence, fold="f", num_buckets=4)
+        tables.write("vocabulary", known, fold="f")
         vocabulary = tables.read("vocabulary")
-        windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES, seed=SEED)
+        windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES)
         tables.write("sequences", windows, fold="f")
     sizes = check_vocabulary(tables.read("vocabulary"), ["f"], sequence)
     exports = describe_exports(tables, sizes, settings_of(root), num_categories=NUM_CATEGORIES, cold={})
@@ -307,7 +310,8 @@ def an_export(**changes: Any) -> Export:
         "length": 3,
         "num_shards": 2,
         "rows": {"train": 4, "validation": 0},
-        "fields": window_fields(3, 2),
+        "context": {},
+        "fields": window_fields(3, 2, 0),
         "settings": export_settings(settings_of(Path("/nowhere"))),
     }
     return Export(**{**values, **changes})

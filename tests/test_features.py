@@ -231,7 +231,7 @@ def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, 
 
 def weighed() -> dict[str, Column]:
     """What balancing asks of events beside their keys and categories."""
-    return {"weight": F.lit(1.0), "counting": F.lit(True)}
+    return {"weight": F.lit(1.0), "counting": F.lit(True), "platform": F.lit("main")}
 
 
 def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list) -> None:

@@ -108,6 +108,7 @@ TOKENS = "tokens"
 TOKEN_WEIGHTS = "token_weights"
 BASKETS = "baskets"
 TOUCHED_AT = "touched_at"
+CONTEXT = "context"
 ROW_WEIGHT = "row_weight"
 
 # vectors and candidates

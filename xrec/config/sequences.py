@@ -41,6 +41,9 @@ items (for benchmark parity)."""
     item_content: tuple[Literal["text", "path"], ...] = ()
     """What the models know of an item by the catalogue: text, the words of its label; path, its category path. Then they also \
 recommend items without history."""
+    context: tuple[Literal["gap", "hour", "weekday", "month", "event_type", "platform"], ...] = ()
+    """What the models know of an event beside its item: gap, the time since the user's events before it; hour, weekday and month \
+in the log's zone; event_type; platform."""
     left_out: Share = 0.1
     """Share of the items that a training step knows by their content alone."""
     targets: Literal["all", "first"] = "first"

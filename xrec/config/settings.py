@@ -116,6 +116,18 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _context_by_the_clock(self) -> Settings:
+        timed = [field for field in self.sequence.context if field in ("gap", "hour", "weekday", "month")]
+        if timed and self.log.time.unit == "order":
+            raise ValueError(
+                f"sequence.context: found {timed[0]} beside log.time.unit: order, expected a log with a clock, or event_type or "
+                "platform alone"
+            )
+        if len(set(self.sequence.context)) < len(self.sequence.context):
+            raise ValueError(f"sequence.context: found {list(self.sequence.context)}, expected each field once")
+        return self
+
+    @model_validator(mode="after")
     def _enough_candidates(self) -> Settings:
         proposed = self.ranking.candidates_per_source
         for key, length in (("ranking.top_k", self.ranking.top_k), ("evaluation.ks", max(self.evaluation.ks))):

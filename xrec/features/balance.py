@@ -62,6 +62,8 @@ def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int)
         C.EVENT_ID,
         C.USER_IDX,
         C.ITEM_IDX,
+        C.EVENT_TYPE,
+        C.PLATFORM,
         C.EVENT_TS,
         C.COUNTING,
         C.WEIGHT,

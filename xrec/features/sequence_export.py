@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Sequence, Settings
+from xrec.features.context import context_sizes, with_context
 from xrec.features.index import assign_dense_index
 from xrec.features.item_content import cold_items
 from xrec.features.sequence_files import TRAIN, VALIDATION, Export, export_settings, window_fields
@@ -107,10 +108,9 @@ def build_windows(
     training_events: DataFrame,
     vocabulary: DataFrame,
     eligible: DataFrame,
-    sequence: Sequence,
+    settings: Settings,
     *,
     num_categories: int,
-    seed: int,
 ) -> DataFrame:
     """Events of any number of folds to rows of ``sequences``; every shard of a fold and split has equally many rows.
 
@@ -118,11 +118,12 @@ def build_windows(
     comes before it), the first token of a window (the next window's target), with ``objective: new_categories`` what
     does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
     """
+    sequence, seed = settings.sequence, settings.seed
     known = vocabulary.where(F.col(C.TOKEN) > 0).select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
-    events = training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner")
+    events = with_context(training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner"), settings)
     columns = [
         *(C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW),
-        *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.ROW_WEIGHT),
+        *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.CONTEXT, C.ROW_WEIGHT),
     ]
     newest = _collect_newest(events, sequence).join(
         _first_touches(training_events, known, eligible, num_categories), [C.FOLD, C.USER_IDX], how="left"
@@ -190,7 +191,7 @@ def _collect_newest(events: DataFrame, sequence: Sequence) -> DataFrame:
         is_first = F.col(_POSITION) == F.max(F.when(may_be_target, F.col(_POSITION))).over(of_item)
         weight = F.when(is_first, weight).otherwise(nothing)
     newest = numbered.withColumn(C.WEIGHT, weight).where(F.col(_POSITION) <= sequence.length * sequence.max_windows + 1)
-    collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT, C.BASKETS)))
+    collected = F.sort_array(F.collect_list(F.struct(_POSITION, C.TOKEN, C.WEIGHT, C.BASKETS, C.CONTEXT)))
     return newest.groupBy(*user).agg(collected.alias(_EVENTS))
 
 
@@ -220,6 +221,7 @@ def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame
     tokens = F.reverse(F.transform("cut", lambda event: event[C.TOKEN]))
     baskets = F.reverse(F.transform("cut", lambda event: event[C.BASKETS]))
     weights = F.reverse(F.transform("cut", weight_of))
+    contexts = F.flatten(F.reverse(F.transform("cut", lambda event: event[C.CONTEXT])))
     return cut.select(
         C.FOLD,
         C.USER_IDX,
@@ -228,6 +230,7 @@ def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame
         F.concat(F.array_repeat(F.lit(0.0).cast("float"), missing), weights).alias(C.TOKEN_WEIGHTS),
         F.concat(F.array_repeat(F.lit(0), missing), baskets).alias(C.BASKETS),
         F.transform(F.coalesce(_TOUCHES, never), place_of).alias(C.TOUCHED_AT),
+        F.concat(F.array_repeat(F.lit(0), missing * len(sequence.context)), contexts).alias(C.CONTEXT),
     )
 
 
@@ -257,6 +260,7 @@ def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> 
         F.array_repeat(F.lit(0.0).cast("float"), sequence.length + 1).alias(C.TOKEN_WEIGHTS),
         F.array_repeat(F.lit(0), sequence.length + 1).alias(C.BASKETS),
         F.array_repeat(F.lit(0), num_categories).alias(C.TOUCHED_AT),
+        F.array_repeat(F.lit(0), (sequence.length + 1) * len(sequence.context)).alias(C.CONTEXT),
         F.lit(0.0).cast("float").alias(C.ROW_WEIGHT),
     )
 
@@ -294,6 +298,7 @@ def describe_exports(
     """
     sequence = settings.sequence
     table, version = absolute(tables.path("sequences")), tables.written_versions["sequences"]
+    context = context_sizes(settings)
     exports = []
     for fold, size in sizes.items():
         rows = {
@@ -315,10 +320,11 @@ def describe_exports(
                 vocabulary_size=size,
                 cold_share=cold.get(fold, 0.0),
                 num_categories=num_categories,
+                context=context,
                 length=sequence.length,
                 num_shards=sequence.num_shards,
                 rows=rows,
-                fields=window_fields(sequence.length, num_categories),
+                fields=window_fields(sequence.length, num_categories, len(context)),
                 settings=export_settings(settings),
             )
         )
@@ -331,6 +337,7 @@ def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
         "objective": sequence.objective,
         "item_vectors": sequence.item_vectors or "none",
         "item_content": ", ".join(sequence.item_content) or "none",
+        "context": ", ".join(sequence.context) or "none",
         "vocabulary": f"{export.vocabulary_size:,} items",
         "training windows": f"{export.rows[TRAIN] * export.num_shards:,}",
         "validation windows": f"{export.rows[VALIDATION] * export.num_shards:,}",

@@ -66,6 +66,8 @@ class Export:
     """Share of the newest events that went to items without a token (:func:`xrec.features.item_content.cold_shares`)."""
     num_categories: int
     """Categories that items may be recommended of; their codes run from 0."""
+    context: dict[str, int]
+    """How many codes each field of the context has (:func:`xrec.features.context.context_sizes`)."""
     length: int
     """Inputs a window; it holds one token more."""
     num_shards: int
@@ -116,8 +118,9 @@ class Staged:
     """Delta versions that the vectors were made from."""
 
 
-def window_fields(length: int, num_categories: int) -> tuple[Field, ...]:
-    """The columns of a window that a model reads."""
+def window_fields(length: int, num_categories: int, num_context: int) -> tuple[Field, ...]:
+    """The columns of a window that a model reads; ``num_context`` codes of each token."""
+    context = (Field(name=C.CONTEXT, dtype="int32", shape=((length + 1) * num_context,)),) if num_context else ()
     return (
         Field(name=C.USER_IDX, dtype="int32", shape=()),
         Field(name=C.WINDOW, dtype="int32", shape=()),
@@ -125,6 +128,7 @@ def window_fields(length: int, num_categories: int) -> tuple[Field, ...]:
         Field(name=C.TOKEN_WEIGHTS, dtype="float32", shape=(length + 1,)),
         Field(name=C.BASKETS, dtype="int32", shape=(length + 1,)),
         Field(name=C.TOUCHED_AT, dtype="int32", shape=(num_categories,)),
+        *context,
         Field(name=C.ROW_WEIGHT, dtype="float32", shape=()),
     )
 
@@ -133,7 +137,7 @@ def export_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide what an export holds, by key."""
     names = (
         *("length", "max_windows", "min_buyers", "num_shards", "validation_share"),
-        *("targets", "objective", "item_vectors", "item_content"),
+        *("targets", "objective", "item_vectors", "item_content", "context"),
     )
     values = settings.sequence.model_dump(mode="json", include=set(names))
     return {"seed": settings.seed, **{f"sequence.{name}": values[name] for name in names}}
@@ -195,10 +199,9 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     for key, expected in export_settings(settings).items():
         if export.settings.get(key) != expected:
             raise ContractMismatchError(_explain(location, key, export.settings.get(key), expected))
-    if export.fields != window_fields(export.length, export.num_categories):
-        raise ContractMismatchError(
-            _explain(location, "fields", export.fields, window_fields(export.length, export.num_categories))
-        )
+    expected_fields = window_fields(export.length, export.num_categories, len(export.context))
+    if export.fields != expected_fields:
+        raise ContractMismatchError(_explain(location, "fields", export.fields, expected_fields))
     return export
 
 

@@ -65,8 +65,8 @@ LEARNING = (
         name="training_events",
         row="an event of a fold's history, with its balance weight and its number of copies",
         columns=(
-            "fold string, event_id string, user_idx int, item_idx int, event_ts timestamp, counting boolean, weight double, "
-            "balance_weight double, num_copies int"
+            "fold string, event_id string, user_idx int, item_idx int, event_type string, platform string, event_ts timestamp, "
+            "counting boolean, weight double, balance_weight double, num_copies int"
         ),
         key=(C.FOLD, C.EVENT_ID),
         partitions=(C.FOLD,),
@@ -120,11 +120,12 @@ LEARNING = (
         row=(
             "a window of a user's history in a fold, oldest token first, left-padded with 0 to length + 1 tokens: "
             "inputs are tokens[:-1], targets tokens[1:]; window 0 is the newest; baskets counts from the user's newest basket, 1; "
-            "touched_at is the place in the window from which he has each category; rows of row_weight 0 pad a shard"
+            "touched_at is the place in the window from which he has each category; context has the codes of each token, one token "
+            "after the other; rows of row_weight 0 pad a shard"
         ),
         columns=(
             "fold string, split string, shard int, user_idx int, window int, tokens array<int>, "
-            "token_weights array<float>, baskets array<int>, touched_at array<int>, row_weight float"
+            "token_weights array<float>, baskets array<int>, touched_at array<int>, context array<int>, row_weight float"
         ),
         key=(C.FOLD, C.USER_IDX, C.WINDOW),
         partitions=(C.FOLD, C.SPLIT, C.SHARD),

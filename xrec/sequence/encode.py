@@ -104,7 +104,9 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]
                     batch = newest.take(slice(start, start + _BATCH_ROWS))
                     every_B, last_B = np.arange(len(batch)), np.full(len(batch), spec.export.length - 1)
                     with torch.inference_mode():
-                        vectors = user_vectors(states_of(model, batch.tokens[:, 1:], every_B, last_B))
+                        events = batch.newest()
+                        states_BD = states_of(model, events.tokens, every_B, last_B, events.context)
+                        vectors = user_vectors(states_BD)
                     yield "user", batch.user_idx, vectors.cpu().numpy()
 
 

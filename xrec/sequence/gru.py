@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from xrec.sequence.context import Context
 from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import ItemEncoder
 
@@ -21,15 +22,24 @@ class GRU(nn.Module):
     padding on the left changes nothing, without packing.
     """
 
-    def __init__(self, *, items: ItemEncoder, dim: int, num_layers: int, dropout: float, cell: str = "gru") -> None:
+    def __init__(
+        self,
+        *,
+        items: ItemEncoder,
+        dim: int,
+        num_layers: int,
+        dropout: float,
+        cell: str = "gru",
+        context: Context | None = None,
+    ) -> None:
         super().__init__()
-        self.items = items
+        self.items, self.context = items, context
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(CELLS[cell](dim, dim, batch_first=True, bias=False) for _ in range(num_layers))
         self.output = nn.Linear(dim, dim)
 
     def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
-        """The state after each token; ``inputs_BLD`` are the tokens' vectors, where they are there already."""
+        """The state after each token; ``inputs_BLD`` are the tokens' vectors, with their context, where they are there already."""
         states_BLD = self.dropout(self.items(tokens_BL) if inputs_BLD is None else inputs_BLD)
         for layer in self.layers:
             states_BLD = self.dropout(layer(states_BLD)[0])

@@ -12,17 +12,27 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from petastorm import make_batch_reader
 
+from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, Export
 from xrec.storage.files import data_files, to_url
 
 BLOCK_ROWS = 65_536
 """Windows that are shuffled together and held in memory: 80 MB at length 100, and 4 bytes a window and category."""
+
+
+class Events(NamedTuple):
+    """Rows of events, as a model sees them."""
+
+    tokens: NDArray[np.int32]
+    """Shape (R, L), left-padded with 0."""
+    context: NDArray[np.int32] | None
+    """Shape (R, L, fields)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,33 +50,46 @@ class Windows:
     touched_at: NDArray[np.int32]
     """Shape (R, categories): the place in ``tokens`` from which the user has the category; length + 1: not within."""
     row_weight: NDArray[np.float32]
+    context: NDArray[np.int32] | None = None
+    """Shape (R, length + 1, fields): codes of what is known of each token's event, 0 for padding; None: nothing is asked."""
 
     def __len__(self) -> int:
         return len(self.user_idx)
 
     def take(self, rows: NDArray[np.int64] | slice) -> Windows:
         """Some of the rows."""
-        return Windows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return Windows(**{name: array[rows] for name, array in self._arrays().items()})
 
     def padded_to(self, num_rows: int) -> Windows:
         """The rows, followed by rows of weight 0 up to ``num_rows``."""
         missing = num_rows - len(self)
         if missing == 0:
             return self
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return Windows(
             **{
                 name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-                for name, array in arrays.items()
+                for name, array in self._arrays().items()
             }
         )
 
     @staticmethod
     def concatenate(parts: list[Windows]) -> Windows:
         """The rows of all parts, in order."""
-        return Windows(
-            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Windows)}
-        )
+        arrays = [part._arrays() for part in parts]
+        return Windows(**{name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]})
+
+    def inputs(self) -> Events:
+        """All events but the newest, which is a target alone."""
+        return Events(self.tokens[:, :-1], None if self.context is None else self.context[:, :-1])
+
+    def newest(self) -> Events:
+        """The newest events, as many as :meth:`inputs` has."""
+        return Events(self.tokens[:, 1:], None if self.context is None else self.context[:, 1:])
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """What is there, by name."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +121,14 @@ class Shard:
             A column is missing or has another type or shape than the contract says, or the number of rows is another.
         """
         num_rows = 0
-        for group in _row_groups(self.files, [field.name for field in fields(Windows)]):
+        names = [field.name for field in self.export.fields]
+        for group in _row_groups(self.files, names):
             self.export.check_arrays(group, f"fold {self.export.fold}, {self.split}, shard {self.index}")
-            rows = Windows(**{field.name: group[field.name] for field in fields(Windows)})
+            arrays = {name: group[name] for name in names}
+            if self.export.context:
+                shape = (len(arrays[C.CONTEXT]), self.export.length + 1, len(self.export.context))
+                arrays[C.CONTEXT] = arrays[C.CONTEXT].reshape(shape)
+            rows = Windows(**arrays)
             # Spark leaves the order within a file open; after this it is the same in every export of the same events.
             rows = rows.take(np.lexsort((rows.window, rows.user_idx)))
             num_rows += len(rows)

@@ -108,6 +108,7 @@ def windows_loss(
     is_out_NS: Tensor | None = None,
     *,
     precision: str,
+    context_BLF: NDArray[np.int32] | None = None,
 ) -> Tensor:
     """The summed weighted loss (nats) of what is asked of a batch's states.
 
@@ -115,7 +116,7 @@ def windows_loss(
     """
     states_P, targets_P, weights_P = asked.on(negatives_S.device)
     with torch.autocast(negatives_S.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        hidden_ND = states_of(model, tokens_BL, asked.rows_N, asked.places_N)
+        hidden_ND = states_of(model, tokens_BL, asked.rows_N, asked.places_N, context_BLF)
         losses_P = function(hidden_ND, states_P, targets_P, negatives_S, items=model.items, is_out_NS=is_out_NS)
     return (losses_P * weights_P).sum()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from xrec.config import Sequence
 from xrec.sequence.checkpoint import load_tensors
+from xrec.sequence.context import Context
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.progress import load_progress
@@ -29,11 +30,12 @@ def model_settings(
     vocabulary_size: int,
     given_dim: int = 0,
     content: dict[str, int] | None = None,
+    context: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Everything that :func:`build_model` needs, as JSON values.
 
     The embeddings hold what the items are given, vectors of length ``given_dim``; ``content`` are the sizes of what the catalogue
-    says of them (:class:`xrec.sequence.content.Content`).
+    says of them (:class:`xrec.sequence.content.Content`), ``context`` those of what is known of events beside their items.
     """
     # Every head has as many numbers, and rotary positions turn them by pairs.
     unit = sequence.num_heads * (2 if sequence.positions == "rotary" else 1)
@@ -47,6 +49,8 @@ def model_settings(
     }
     if content is not None:
         settings |= {"content": content}
+    if context:
+        settings |= {"context": dict(context)}
     if model == "gru":
         settings |= {"cell": sequence.cell}
     if model == "transformer":
@@ -61,8 +65,10 @@ def build_model(settings: dict[str, Any]) -> SequenceModel:
     kind, start_std = _KINDS[settings["model"]]
     of_items = {name: settings[name] for name in _OF_ITEMS if name in settings}
     items = ItemEncoder(dim=settings["dim"], start_std=start_std, **of_items)
-    arguments = {name: value for name, value in settings.items() if name not in ("model", *_OF_ITEMS)}
-    return kind(items=items, **arguments)
+    sizes = settings.get("context")
+    context = None if sizes is None else Context(sizes=sizes, dim=settings["dim"])
+    arguments = {name: value for name, value in settings.items() if name not in ("model", "context", *_OF_ITEMS)}
+    return kind(items=items, context=context, **arguments)
 
 
 def load_model(folder: str) -> SequenceModel:

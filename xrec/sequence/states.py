@@ -25,7 +25,11 @@ _SHORTEST = 16
 
 
 def states_of(
-    model: SequenceModel, tokens_BL: NDArray[np.int32], rows_N: NDArray[np.int64], places_N: NDArray[np.int64]
+    model: SequenceModel,
+    tokens_BL: NDArray[np.int32],
+    rows_N: NDArray[np.int64],
+    places_N: NDArray[np.int64],
+    context_BLF: NDArray[np.int32] | None = None,
 ) -> Tensor:
     """The states ``hidden_ND`` after the tokens at some places of some rows.
 
@@ -35,6 +39,8 @@ def states_of(
         Left-padded with 0.
     rows_N, places_N
         Where in ``tokens_BL``; a place holds a token.
+    context_BLF
+        Codes of what is known of each token's event, where the model has a context.
     """
     (num_rows, length), device = tokens_BL.shape, model.items.bias.device
     width_B = _widths(tokens_BL)
@@ -49,7 +55,11 @@ def states_of(
     for (width, rows), tokens_GW, vectors_of in zip(groups, tokens, vectors, strict=True):
         mine = np.flatnonzero(width_B[rows_N] == width)
         split_dropout(model, rows, num_rows)
-        hidden_GWD = model(tokens_GW, vectors_of.view(*tokens_GW.shape, -1))
+        inputs_GWD = vectors_of.view(*tokens_GW.shape, -1)
+        if model.context is not None and context_BLF is not None:
+            codes_GWF = torch.from_numpy(context_BLF[rows, length - width :]).to(device, torch.int64)
+            inputs_GWD = inputs_GWD + model.context(codes_GWF)
+        hidden_GWD = model(tokens_GW, inputs_GWD)
         at = np.searchsorted(rows, rows_N[mine]) * width + places_N[mine] - (length - width)
         parts.append(hidden_GWD.flatten(0, 1)[torch.from_numpy(at).to(device)])
         order.append(mine)

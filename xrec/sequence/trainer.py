@@ -71,6 +71,7 @@ class Trainer:
             spec.export.vocabulary_size,
             self.vocabulary.given_dim,
             None if content is None else content.sizes,
+            spec.export.context,
         )
         self.model = build_model(self.model_settings).to(device)
         self.model.items.start_from(self.targets.popularity, self.loss.start)
@@ -239,12 +240,13 @@ class Trainer:
         out_NS = asked.is_out(self.vocabulary.category_V[negatives_S.cpu().numpy()])
         loss = windows_loss(
             self.model,
-            batch.tokens[:, :-1],
+            batch.inputs().tokens,
             asked,
             negatives_S,
             self.loss.function,
             None if out_NS is None else torch.from_numpy(out_NS).to(self.device),
             precision=self.sequence.precision,
+            context_BLF=batch.inputs().context,
         )
         return loss, float(asked.weights_P.sum())
 

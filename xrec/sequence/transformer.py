@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xrec.sequence.context import Context
 from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import PADDING, ItemEncoder
 
@@ -31,9 +32,10 @@ class Transformer(nn.Module):
         length: int,
         dropout: float,
         positions: str = "learned",
+        context: Context | None = None,
     ) -> None:
         super().__init__()
-        self.items = items
+        self.items, self.context = items, context
         self.positions = nn.Embedding(length, dim) if positions == "learned" else None
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.1 * dim**-0.5)
@@ -43,7 +45,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
-        """The state after each token; ``inputs_BLD`` are the tokens' vectors, where they are there already."""
+        """The state after each token; ``inputs_BLD`` are the tokens' vectors, with their context, where they are there already."""
         length = tokens_BL.shape[1]
         from_the_right_L = torch.arange(length - 1, -1, -1, device=tokens_BL.device)
         hidden_BLD, turns_Lh = self.items(tokens_BL) if inputs_BLD is None else inputs_BLD, None

@@ -68,7 +68,8 @@ def _sums(
     """Sums over a batch's windows: NDCG, whether a target is among the first, and 1."""
     rows_B, first_B, count_B = np.unique(asked.rows_N, return_index=True, return_counts=True)
     chosen_B = first_B + (count_B - 1 if sequence.objective == "next_event" else count_B // 2)
-    hidden_BD = states_of(model, batch.tokens[:, :-1], rows_B, asked.places_N[chosen_B])
+    inputs = batch.inputs()
+    hidden_BD = states_of(model, inputs.tokens, rows_B, asked.places_N[chosen_B], inputs.context)
     logits_BV = model.items.logits(hidden_BD, table_VE)
     is_out_BV = _is_out(asked, chosen_B, vocabulary)
     if is_out_BV is not None:
