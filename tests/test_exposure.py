@@ -70,7 +70,9 @@ def test_figures_and_intervals_equal_a_naive_version(spark: SparkSession) -> Non
         assert row[C.NUM_USERS] == len({c[3] for c in candidates if c[1:3] == (row[C.MODEL], row[C.SLICE])})
 
 
-def test_users_of_one_group_have_no_interval_and_a_model_without_baseline_no_difference(spark: SparkSession) -> None:
+def test_users_of_one_group_have_no_interval_and_a_model_without_baseline_no_difference(
+    spark: SparkSession,
+) -> None:
     rows: list[Any] = [(FOLD, "als", "touched", 1, item, item + 1, 1.0) for item in range(5)]
     lists = as_lists(spark.createDataFrame(rows, CANDIDATES))
     for row in exposure_of(lists, items_of(spark), Evaluation(ks=(3,)), num_compared=1).collect():

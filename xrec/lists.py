@@ -1,8 +1,8 @@
 """A list: what a source proposes to a user in a scope, best first, in one row.
 
 The columns ``items`` (array<int>, item indexes) and ``scores`` (array<float>) are of one length; an item's place in them is its
-rank. Lists are moved, checked and written whole, hundreds of items in a row; what looks at single items takes them apart where
-they lie (:func:`ranked_rows`).
+rank. Lists are moved, checked and written whole, hundreds of items in a row. What asks of few items looks them up
+(:func:`rank_of`), what needs every item takes the lists apart where they lie (:func:`ranked_rows`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def best_lists(rows: DataFrame, keys: Sequence[str], *, k: int) -> DataFrame:
             F.transform(F.col(_BEST)[_FALLING], lambda score: -score).alias(C.SCORES),
         )
     )
+
+
+def rank_of(item: str) -> Column:
+    """The rank of an item in the list of its row; null where it is not in it."""
+    return F.nullif(F.array_position(C.ITEMS, F.col(item)).cast("int"), F.lit(0))
 
 
 def shortened(lists: DataFrame, k: int | None) -> DataFrame:

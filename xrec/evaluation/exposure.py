@@ -18,7 +18,11 @@ never too small on average (Efron, Stein 1981), and up to three times too large 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.window import Window
@@ -29,18 +33,22 @@ from xrec.config import Evaluation
 from xrec.evaluation.intervals import BASELINE
 from xrec.lists import ranked_rows
 
+Array = npt.NDArray[Any]
+
 COVERAGE = "coverage"
 EXPOSURE = (COVERAGE, "category_coverage", "gini")
 NUM_GROUPS = 20
-_GROUP, _COUNTS, _LEFT_OUT, _NUM_SHOWN, _NUM_THINGS = "group", "counts", "left_out", "num_shown", "num_things"
-_VALUES, _BASELINE = "values", "baseline"
+_LIST, _GROUP, _VALUES, _BASELINE = "list", "group", "values", "baseline"
 _LISTS = [C.FOLD, C.SOURCE, C.SCOPE]
+_SCHEMA = f"{_LIST} bigint, {C.METRIC} string, {C.K} int, {_VALUES} array<double>"
+_ARROW = pa.schema({C.METRIC: pa.string(), C.K: pa.int32(), _VALUES: pa.list_(pa.float64())})
 
 
 def exposure_of(candidates: DataFrame, items: DataFrame, settings: Evaluation, *, num_compared: int) -> DataFrame:
     """Lists to rows of ``metrics`` (without run_id): which items a model and slice shows, at each of ``evaluation.ks``.
 
-    ``num_users`` is the number of users with a list. Where all users are in one group there is no interval.
+    ``num_users`` is the number of users with a list. Where all users are in one group there is no interval. A task holds what a
+    model shows in a scope: for each of its items up to G counts of 16 bytes.
 
     Parameters
     ----------
@@ -51,68 +59,73 @@ def exposure_of(candidates: DataFrame, items: DataFrame, settings: Evaluation, *
     num_compared
         As :func:`xrec.evaluation.intervals.summarise`.
     """
-    ks = settings.ks
-    recommendable = items.where(C.RECOMMENDABLE).select(C.ITEM_IDX, C.CATEGORY)
-    sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY)).first()
+    recommendable = items.where(C.RECOMMENDABLE).select(C.ITEM_IDX, F.xxhash64(C.CATEGORY).alias(C.CATEGORY_CODE))
+    sizes = recommendable.agg(F.count("*"), F.countDistinct(C.CATEGORY_CODE)).first()
     assert sizes is not None
-    num_items, num_categories = max(sizes[0], 1), max(sizes[1], 1)
-    group = F.pmod(F.xxhash64(C.USER_IDX), F.lit(NUM_GROUPS)).cast("int")
-    rows = ranked_rows(candidates.select(*_LISTS, C.ITEMS, group.alias(_GROUP)), k=max(ks))
-    counts = F.array(*[F.count_if(F.col(C.RANK) <= k) for k in ks])
-    of_items = rows.groupBy(*_LISTS, C.ITEM_IDX, _GROUP).agg(counts.alias(_COUNTS))
-    of_items = of_items.join(recommendable, C.ITEM_IDX, how="inner")
-    spread = _spread(_levels(of_items, C.ITEM_IDX, ks), num_items)
-    categories = _levels(of_items, C.CATEGORY, ks).groupBy(*_LISTS, C.K, _LEFT_OUT).agg(_share_shown(num_categories))
-    figures = spread.join(categories.withColumnRenamed(COVERAGE, EXPOSURE[1]), [*_LISTS, C.K, _LEFT_OUT], how="inner")
-    users = candidates.where(F.size(C.ITEMS) > 0).groupBy(*_LISTS).agg(F.count("*").alias(C.NUM_USERS))
-    of_metric = F.array(*[F.struct(F.lit(name).alias(C.METRIC), F.col(name).alias(C.VALUE)) for name in EXPOSURE])
-    flat = figures.select(*_LISTS, C.K, _LEFT_OUT, F.inline(of_metric))
-    values = [F.max(F.when(F.col(_LEFT_OUT) == n, F.col(C.VALUE))) for n in range(-1, NUM_GROUPS)]
-    found = flat.groupBy(*_LISTS, C.METRIC, C.K).agg(F.array(*values).alias(_VALUES)).join(users, _LISTS, how="inner")
-    return _with_intervals(found, settings, num_compared)
+    num_items, num_categories, ks = max(sizes[0], 1), max(sizes[1], 1), settings.ks
+    # A number for the list's three names: the keys of what follows are short.
+    number, group = F.xxhash64(*_LISTS).alias(_LIST), F.pmod(F.xxhash64(C.USER_IDX), F.lit(NUM_GROUPS)).cast("int")
+    rows = ranked_rows(candidates.select(number, C.ITEMS, group.alias(_GROUP)), k=max(ks))
+    counts = [F.count_if(F.col(C.RANK) <= k).cast("int").alias(_at(k)) for k in ks]
+    shown = rows.groupBy(_LIST, C.ITEM_IDX, _GROUP).agg(*counts).join(recommendable, C.ITEM_IDX, how="inner")
+
+    def run(table: pa.Table) -> pa.Table:
+        return _figures_of_list(table, ks, num_items, num_categories)
+
+    figures = shown.groupBy(_LIST).applyInArrow(run, _SCHEMA)
+    users = candidates.where(F.size(C.ITEMS) > 0).groupBy(*_LISTS, number).agg(F.count("*").alias(C.NUM_USERS))
+    return _with_intervals(figures.join(users, _LIST, how="inner"), settings, num_compared)
 
 
-def _levels(of_items: DataFrame, thing: str, ks: Sequence[int]) -> DataFrame:
-    """How many things (items, categories) are in how many lists: (lists, k, ``left_out``, ``num_shown``, ``num_things``).
+def _figures_of_list(table: pa.Table, ks: Sequence[int], num_items: int, num_categories: int) -> pa.Table:
+    """In how many of a model's lists of a scope each item is, by group, to one row a metric and k."""
+    item, category, group = (table[name].to_numpy() for name in (C.ITEM_IDX, C.CATEGORY_CODE, _GROUP))
+    found: list[dict[str, Any]] = []
+    for k in ks:
+        figures = _figures(item, category, group, table[_at(k)].to_numpy(), num_items, num_categories)
+        # What is not there without a group (NaN) is null.
+        values = (pa.array(figure, from_pandas=True).to_pylist() for figure in figures)
+        found += [{C.METRIC: metric, C.K: k, _VALUES: row} for metric, row in zip(EXPOSURE, values, strict=True)]
+    rows = pa.Table.from_pylist(found, schema=_ARROW)
+    return rows.add_column(0, _LIST, pa.repeat(table[_LIST][0], len(found)))
 
-    Of all lists (``left_out`` -1), and of those of all users but a group's. What is in no list has no row.
+
+def _at(k: int) -> str:
+    return f"num_lists_{k}"
+
+
+def _figures(
+    item_R: Array, category_R: Array, group_R: Array, counts_R: Array, num_items: int, num_categories: int
+) -> tuple[Array, Array, Array]:
+    """Each of ``EXPOSURE`` of all lists, then without each group's: shape (1 + G,), NaN where nothing is left.
+
+    R rows say in how many lists of a group an item is; the items of I and categories of C rows have at least one.
     """
-    shown_at = {k: F.get(_COUNTS, F.lit(n)) for n, k in enumerate(ks)}
-    sums = [
-        F.array(F.sum(shown), *[F.sum(F.when(F.col(_GROUP) == g, shown)) for g in range(NUM_GROUPS)]).alias(f"at_{k}")
-        for k, shown in shown_at.items()
-    ]
-    of_thing = of_items.groupBy(*_LISTS, thing).agg(*sums)
-    at = F.array(*[F.struct(F.lit(k).alias(C.K), F.col(f"at_{k}").alias(_COUNTS)) for k in ks])
-    of_k = of_thing.select(*_LISTS, F.inline(at)).select(
-        *_LISTS, C.K, F.get(_COUNTS, F.lit(0)).alias("of_all"), F.posexplode(_COUNTS).alias("place", "of_group")
-    )
-    without = F.when(F.col("place") == 0, F.col("of_all")).otherwise(F.col("of_all") - F.coalesce("of_group", F.lit(0)))
-    exposed = of_k.select(*_LISTS, C.K, (F.col("place") - 1).alias(_LEFT_OUT), without.alias(_NUM_SHOWN))
+    (items, of_item_R), (categories, of_category_R) = (np.unique(x, return_inverse=True) for x in (item_R, category_R))
+    shown_IG, shown_CG = (np.zeros((len(found), NUM_GROUPS), np.int64) for found in (items, categories))
+    np.add.at(shown_IG, (of_item_R, group_R), counts_R)
+    np.add.at(shown_CG, (of_category_R, group_R), counts_R)
+    left_I = [_left(shown_IG, place) for place in range(1 + NUM_GROUPS)]
+    left_C = [_left(shown_CG, place) for place in range(1 + NUM_GROUPS)]
+    is_some = np.where([shown_I.any() for shown_I in left_I], 1.0, np.nan)
     return (
-        exposed.where(F.col(_NUM_SHOWN) > 0)
-        .groupBy(*_LISTS, C.K, _LEFT_OUT, _NUM_SHOWN)
-        .agg(F.count("*").alias(_NUM_THINGS))
+        is_some * [(shown_I > 0).sum() / num_items for shown_I in left_I],
+        is_some * [(shown_C > 0).sum() / num_categories for shown_C in left_C],
+        is_some * [_gini(shown_I, num_items) for shown_I in left_I],
     )
 
 
-def _share_shown(num: int) -> Column:
-    return (F.sum(_NUM_THINGS) / num).alias(COVERAGE)
+def _left(shown_NG: Array, place: int) -> Array:
+    """Of each thing the lists that it is in: of all groups (place 0), or of all but one."""
+    total_N: Array = shown_NG.sum(axis=1)
+    return total_N if place == 0 else total_N - shown_NG[:, place - 1]
 
 
-def _spread(levels: DataFrame, num_items: int) -> DataFrame:
-    """Rows of :func:`_levels` of items to one row a (lists, k, ``left_out``): coverage and Gini index.
-
-    The x of the Gini index are in groups of items that are equally often shown; the never shown stand before all others.
-    """
-    of_list = Window.partitionBy(*_LISTS, C.K, _LEFT_OUT)
-    upward = of_list.orderBy(_NUM_SHOWN).rowsBetween(Window.unboundedPreceding, -1)
-    below = F.coalesce(F.sum(_NUM_THINGS).over(upward), F.lit(0))
-    before = F.lit(num_items) - F.sum(_NUM_THINGS).over(of_list) + below
-    shown, m = F.col(_NUM_SHOWN), F.col(_NUM_THINGS)
-    ranked = levels.withColumn("ranks", m * (2 * before + m - F.lit(num_items)))
-    gini = F.sum(shown * F.col("ranks")) / (num_items * F.sum(shown * m))
-    return ranked.groupBy(*_LISTS, C.K, _LEFT_OUT).agg(_share_shown(num_items), gini.alias(EXPOSURE[2]))
+def _gini(shown_I: Array, num_items: int) -> float:
+    """The Gini index of some items, and of as many that are never shown as there are more; those come first."""
+    ranks_I = np.arange(num_items - len(shown_I) + 1, num_items + 1)
+    total = shown_I.sum()
+    return float(((2 * ranks_I - num_items - 1) * np.sort(shown_I)).sum() / (num_items * max(total, 1)))
 
 
 def _with_intervals(found: DataFrame, settings: Evaluation, num_compared: int) -> DataFrame:

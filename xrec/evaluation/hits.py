@@ -1,7 +1,7 @@
 """Targets that are in lists, which all accuracy is counted from.
 
-The lists are the many items: they are shuffled once, by user, whole, and taken apart beside his targets. What follows has a row
-a target or a hit, with numbers for the names of sources and slices; :func:`with_names` gives them back.
+The lists are the many items: they are shuffled once, by user, whole, and each of his targets is looked up in them. What follows has
+a row a target or a hit, with numbers for the names of sources and slices; :func:`with_names` gives them back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.slices import Slice
-from xrec.lists import ranked_rows, shortened
+from xrec.lists import rank_of, shortened
 
 SOURCE, SLICE = "source_number", "slice_number"
 POPULAR_RANK = "popular_rank"
@@ -66,7 +66,8 @@ def hits_of(
     source, scope = (_encoded(column, names) for column, names in ((C.SOURCE, sources), (C.SCOPE, scopes)))
     numbered = candidates.select(C.USER_IDX, source.cast(_NUMBER).alias(SOURCE), scope.alias(_SCOPE), C.ITEMS)
     lists = shortened(numbered.dropna(), longest).repartition(C.USER_IDX)
-    at = ranked_rows(lists).join(asked.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="inner")
+    beside = lists.join(asked.hint("shuffle_hash"), C.USER_IDX, how="inner").withColumn(C.RANK, rank_of(C.ITEM_IDX))
+    at = beside.where(F.col(C.RANK).isNotNull()).drop(C.ITEMS)
     popular = sources.index(C.POPULARITY) if C.POPULARITY in sources else -1
     a_target = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, _SCOPE)
     popular_rank = F.max(F.when(F.col(SOURCE) == popular, F.col(C.RANK))).over(a_target)

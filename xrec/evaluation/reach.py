@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.metrics import VALUES
 from xrec.evaluation.slices import scope_slice
-from xrec.lists import ranked_rows, shortened
+from xrec.lists import rank_of, shortened
 
 REACH = "reach"
 UNION = "union"
@@ -43,10 +43,9 @@ def judge_reach(candidates: DataFrame, targets: DataFrame, *, sources: Sequence[
     wanted = targets.where(slice_.holds).select(C.FOLD, C.USER_IDX, C.ITEM_IDX).repartition(C.USER_IDX)
     # The targets are the few rows. A bit of each says which sources propose it.
     found = (
-        ranked_rows(proposed)
-        .join(wanted.hint("shuffle_hash"), [C.USER_IDX, C.ITEM_IDX], how="right")
+        proposed.join(wanted.hint("shuffle_hash"), C.USER_IDX, how="right")
         .groupBy(C.FOLD, C.USER_IDX, C.ITEM_IDX)
-        .agg(F.coalesce(F.bit_or(_BITS), F.lit(0)).alias(_BITS))
+        .agg(F.coalesce(F.bit_or(F.when(rank_of(C.ITEM_IDX) > 0, F.col(_BITS))), F.lit(0)).alias(_BITS))
     )
     bits = F.col(_BITS)
     is_one = (bits != 0) & (bits.bitwiseAND(bits - 1) == 0)
