@@ -75,12 +75,12 @@ def write_world(
 
     ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity. ``tastes`` makes that world,
     whose items' ``vectors`` are their tastes and a little noise. ``hidden`` makes token 1 of the first half of every pair: only the
-    first field of the context, where there is any, says which it was.
+    first field of the context by name, where there is any, says which it was.
     """
     length, num_shards = settings.sequence.length, settings.sequence.num_shards
     generator = np.random.default_rng(seed)
     odds = 1 / np.arange(1, NUM_PAIRS + 1)
-    context = dict.fromkeys(settings.sequence.context, NUM_PAIRS)
+    context = {name: 1 if number else NUM_PAIRS for number, name in enumerate(sorted(settings.sequence.context))}
     fields = window_fields(length, VOCABULARY, len(context))
     columns: dict[str, list[Any]] = {field.name: [] for field in fields}
     columns |= {C.SPLIT: [], C.SHARD: []}

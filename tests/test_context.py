@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,18 @@ import torch
 from pyspark.sql import DataFrame, SparkSession
 
 from sequence_world import settings_at, spec_of, write_world
-from test_export import category_of, settings_of
+from test_export import an_export, arrays_of, category_of, settings_of
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.features.context import context_sizes, with_context
 from xrec.features.sequence_export import build_vocabulary, build_windows
+from xrec.features.sequence_files import ContractMismatchError, window_fields
 from xrec.sequence.context import Context
 from xrec.sequence.models import build_model, load_model, model_settings
 from xrec.sequence.ranks import train_all
 from xrec.sequence.states import states_of
 
-FIELDS = ("gap", "hour", "weekday", "month", "event_type", "platform")
+FIELDS = ("event_type", "gap", "hour", "month", "platform", "weekday")
 START = datetime(2020, 2, 28, tzinfo=timezone.utc)
 ZONE = "America/New_York"
 TYPES, PLATFORMS = ("purchase", "view"), ("app", "shop", "web")
@@ -73,19 +73,19 @@ def naive_codes(rows: list[tuple[Any, ...]]) -> dict[str, tuple[int, ...]]:
             gap = min(math.ceil(math.log2(1 + hours)), 16)
         local = now.astimezone(ZoneInfo(ZONE))
         codes[event_id] = (
+            1 + TYPES.index(kind) if kind in TYPES else 0,
             gap,
             local.hour + 1,
-            local.weekday() + 1,
             local.month,
-            1 + TYPES.index(kind) if kind in TYPES else 0,
             1 + PLATFORMS.index(platform) if platform in PLATFORMS else 0,
+            local.weekday() + 1,
         )
     return codes
 
 
 @pytest.mark.spark
 def test_codes_are_counted_by_hand(events: DataFrame) -> None:
-    settings = settings_with(*FIELDS)
+    settings = settings_with(*reversed(FIELDS))
     expected = naive_codes(rows_of())
     found = {row[C.EVENT_ID]: tuple(row[C.CONTEXT]) for row in with_context(events, settings).collect()}
     assert found == expected
@@ -93,9 +93,9 @@ def test_codes_are_counted_by_hand(events: DataFrame) -> None:
     assert list(sizes) == list(FIELDS)
     for place, size in enumerate(sizes.values()):
         assert {codes[place] for codes in expected.values()} <= set(range(size + 1))
-    assert {codes[0] for codes in expected.values()} >= {0, 1, 2, 5, 11}
+    assert {codes[1] for codes in expected.values()} >= {0, 1, 2, 5, 11}
     few = {row[C.EVENT_ID]: tuple(row[C.CONTEXT]) for row in with_context(events, settings_with("platform")).collect()}
-    assert few == {event: codes[5:] for event, codes in expected.items()}
+    assert few == {event: codes[4:5] for event, codes in expected.items()}
 
 
 @pytest.mark.spark
@@ -113,7 +113,7 @@ def test_windows_have_the_context_of_their_tokens(spark: SparkSession, events: D
     assert any(row[C.ROW_WEIGHT] == 0 for row in windows)
     for row in windows:
         codes = np.array(row[C.CONTEXT]).reshape(4, 2)
-        for token, (platform, hour) in zip(row[C.TOKENS], codes, strict=True):
+        for token, (hour, platform) in zip(row[C.TOKENS], codes, strict=True):
             if token == 0:
                 assert (platform, hour) == (0, 0)
             else:
@@ -128,6 +128,17 @@ def test_a_clock_is_needed(tmp_path: Path) -> None:
         Settings.model_validate(values)
     with pytest.raises(ValueError, match=r"sequence.context: found \['gap', 'gap'\], expected each field once"):
         settings_of(tmp_path, context=("gap", "gap"))
+
+
+@pytest.mark.parametrize(("place", "code", "name"), [(0, 3, "event_type"), (1, 25, "hour"), (1, -1, "hour")])
+def test_a_code_that_the_contract_does_not_know_is_named(place: int, code: int, name: str) -> None:
+    export = an_export(context={"hour": 24, "event_type": 2}, fields=window_fields(3, 2, 2))
+    codes = np.tile([2, 24], (2, 4)).astype(np.int32)
+    arrays = {**arrays_of(), C.CONTEXT: codes}
+    export.check_arrays(arrays, "shard 0")
+    codes[1, 4 + place] = code
+    with pytest.raises(ContractMismatchError, match=rf"shard 0: context {name}: found .*{code}.*, expected 0\.\."):
+        export.check_arrays(arrays, "shard 0")
 
 
 @pytest.mark.torch
@@ -171,14 +182,14 @@ def test_an_event_s_context_changes_its_state_and_later_ones_alone(model: str) -
 def test_a_model_learns_what_only_the_context_says(model: str, tmp_path: Path) -> None:
     """The first half of every pair is one token; which pair it is of, and so what follows, the context alone says."""
 
-    def hit_rate(name: str, hidden_from: Callable[[], dict[str, Any]]) -> float:
-        settings = settings_at(tmp_path / name, **hidden_from())
+    def best_ndcg(name: str, **sequence: Any) -> float:
+        settings = settings_at(tmp_path / name, **sequence)
         write_world(tmp_path / name, settings, hidden=True)
         spec = spec_of(model, settings)
         (progress,) = train_all([spec])
         assert (load_model(spec.checkpoint).context is not None) == bool(settings.sequence.context)
         return max(epoch.ndcg or 0.0 for epoch in progress.epochs)
 
-    without, told = hit_rate("without", dict), hit_rate("told", lambda: {"context": ["event_type", "platform"]})
+    without, told = best_ndcg("without"), best_ndcg("told", context=["platform", "event_type"])
     assert told > 0.9
     assert without < 0.6

@@ -90,6 +90,12 @@ step; divides the shards of a process."""
     """Newest epochs that are kept, beside the best: what a resumed training goes on from where the newest file is damaged."""
 
     @model_validator(mode="after")
+    def _context_once(self) -> Sequence:
+        if len(set(self.context)) < len(self.context):
+            raise ValueError(f"sequence.context: found {list(self.context)}, expected each field once")
+        return self
+
+    @model_validator(mode="after")
     def _divisible(self) -> Sequence:
         if self.num_shards % self.num_processes:
             raise ValueError(

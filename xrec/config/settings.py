@@ -123,8 +123,6 @@ class Settings(Frozen):
                 f"sequence.context: found {timed[0]} beside log.time.unit: order, expected a log with a clock, or event_type or "
                 "platform alone"
             )
-        if len(set(self.sequence.context)) < len(self.sequence.context):
-            raise ValueError(f"sequence.context: found {list(self.sequence.context)}, expected each field once")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,8 @@
   1 + hours, up to 16
 - hour, weekday, month: of the log's own zone (``log.time.zone``)
 - event_type, platform: by name
+
+Fields are in the order of their names, whatever the order of the settings: JSON, which tells the models of them, keeps none.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ CLOCK = {"hour": 24, "weekday": 7, "month": 12}
 
 
 def context_sizes(settings: Settings) -> dict[str, int]:
-    """How many codes each field of ``sequence.context`` has, in the order of the settings."""
+    """How many codes each field of ``sequence.context`` has, by name."""
     names = names_of(settings)
     sizes = {"gap": _NUM_GAPS, **CLOCK, **{field: len(values) for field, values in names.items()}}
-    return {field: sizes[field] for field in settings.sequence.context}
+    return {field: sizes[field] for field in sorted(settings.sequence.context)}
 
 
 def names_of(settings: Settings) -> Mapping[str, list[str]]:
@@ -49,7 +51,7 @@ def with_context(events: DataFrame, settings: Settings) -> DataFrame:
         "event_type": lambda: _place(names["event_type"], F.col(C.EVENT_TYPE)),
         "platform": lambda: _place(names["platform"], F.col(C.PLATFORM)),
     }
-    found = [F.coalesce(codes[field]().cast("int"), F.lit(0)) for field in settings.sequence.context]
+    found = [F.coalesce(codes[field]().cast("int"), F.lit(0)) for field in sorted(settings.sequence.context)]
     return events.withColumn(C.CONTEXT, F.array(*found).cast("array<int>"))
 
 

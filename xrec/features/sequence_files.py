@@ -97,6 +97,12 @@ class Export:
             raise ContractMismatchError(
                 _explain(source, C.TOKENS, f"{tokens.min()}..{tokens.max()}", f"0..{self.vocabulary_size}")
             )
+        for place, (name, size) in enumerate(sorted(self.context.items())):
+            codes = arrays[C.CONTEXT][:, place :: len(self.context)]
+            if codes.size and (codes.min() < 0 or codes.max() > size):
+                raise ContractMismatchError(
+                    _explain(source, f"{C.CONTEXT} {name}", f"{codes.min()}..{codes.max()}", f"0..{size}")
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

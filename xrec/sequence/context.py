@@ -18,9 +18,9 @@ class Context(nn.Module):
     """
 
     def __init__(self, *, sizes: Mapping[str, int], dim: int) -> None:
-        """``sizes`` are the fields and how many codes, from 1, each has."""
+        """``sizes`` are the fields and how many codes, from 1, each has; events have them in the order of their names."""
         super().__init__()
-        fields = {name: nn.Embedding(size + 1, dim, padding_idx=0) for name, size in sizes.items()}
+        fields = {name: nn.Embedding(size + 1, dim, padding_idx=0) for name, size in sorted(sizes.items())}
         for field in fields.values():
             nn.init.zeros_(field.weight)
         self.fields = nn.ModuleDict(fields)

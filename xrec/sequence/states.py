@@ -56,7 +56,8 @@ def states_of(
         mine = np.flatnonzero(width_B[rows_N] == width)
         split_dropout(model, rows, num_rows)
         inputs_GWD = vectors_of.view(*tokens_GW.shape, -1)
-        if model.context is not None and context_BLF is not None:
+        if model.context is not None:
+            assert context_BLF is not None, "the model was built for events with a context"
             codes_GWF = torch.from_numpy(context_BLF[rows, length - width :]).to(device, torch.int64)
             inputs_GWD = inputs_GWD + model.context(codes_GWF)
         hidden_GWD = model(tokens_GW, inputs_GWD)
