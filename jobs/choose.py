@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.features.buyers import num_buyers_of
 from xrec.generators.sources import sources_of
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import read_choices
@@ -33,15 +32,7 @@ def run(context: StageContext) -> Figures:
     select = select_folds_before(main_fold, context.folds)
     candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
     serving = choose_model(
-        [
-            JudgedFold(
-                fold=fold,
-                candidates=candidates.where(F.col(C.FOLD) == fold.name),
-                targets=tables.read("targets", fold=fold.name),
-                buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
-            )
-            for fold in folds_of_evidence(select)
-        ],
+        [JudgedFold.read(tables, fold, scope) for fold in folds_of_evidence(select)],
         settings.evaluation,
         singles=[*sources, C.FUSION],
         learning=(BLEND, *settings.ranker.models) if select[1:] else (),

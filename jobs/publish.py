@@ -3,11 +3,8 @@
 ./spark-submit.sh jobs/publish.py --set publish.min_overlap=0.3
 """
 
-from pyspark.sql import functions as F
-
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.features.buyers import num_buyers_of
 from xrec.ranking.lists import lists_and_earlier
 from xrec.ranking.publishing import check_staged, require_all
 from xrec.ranking.serving import JudgedFold, beside_popularity, read_model
@@ -22,14 +19,7 @@ def run(context: StageContext) -> Figures:
     lists, published = lists_and_earlier(tables, fold)
     quality = None
     if select := select_folds_before(fold, context.folds):
-        newest = select[-1].name
-        candidates = tables.read("candidates", fold=newest).where(F.col(C.SCOPE) == scope)
-        judged = JudgedFold(
-            fold=select[-1],
-            candidates=candidates,
-            targets=tables.read("targets", fold=newest),
-            buyers=num_buyers_of(tables.read("interactions", fold=newest)),
-        )
+        judged = JudgedFold.read(tables, select[-1], scope)
         model = read_model(tables.read("serving_models"), fold.name, scope)
         quality = beside_popularity(judged, model, settings.evaluation, scope=scope, seed=settings.seed)
     had = tables.read("interactions", fold=fold.name).select(C.USER_IDX).distinct()

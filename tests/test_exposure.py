@@ -20,10 +20,8 @@ from xrec.evaluation.exposure import EXPOSURE, NUM_GROUPS, exposure_of
 
 pytestmark = pytest.mark.spark
 
-Item = int
 
-
-def naive(shown: Iterable[Item]) -> dict[str, float]:
+def naive(shown: Iterable[int]) -> dict[str, float]:
     """The figures of all lists together, as their definitions read."""
     times = Counter(shown)
     counts = sorted(times[item] for item in range(NUM_ITEMS))

@@ -106,7 +106,9 @@ def describe_lists(
         .select(C.USER_IDX, F.col("mix")["code"].alias(_MIX_CODES), F.col("mix")["share"].alias(_MIX_SHARES))
     )
     named = candidates.withColumnsRenamed({C.SOURCE: C.MODEL, C.SCOPE: C.SLICE})
-    lists = named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, first(C.ITEMS, max(ks)).alias(C.ITEMS))
+    lists = named.where(F.size(C.ITEMS) > 0).select(
+        C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, first(C.ITEMS, max(ks)).alias(C.ITEMS)
+    )
     wanted = tuple(ks)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

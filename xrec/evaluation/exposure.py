@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.window import Window
 from scipy import stats
 
 from xrec import columns as C
@@ -48,7 +47,7 @@ def exposure_of(candidates: DataFrame, items: DataFrame, settings: Evaluation, *
     """Lists to rows of ``metrics`` (without run_id): which items a model and slice shows, at each of ``evaluation.ks``.
 
     ``num_users`` is the number of users with a list. Where all users are in one group there is no interval. A task holds what a
-    model shows in a scope: for each of its items up to G counts of 16 bytes.
+    model shows in a scope: for each of its items some 40 G bytes.
 
     Parameters
     ----------

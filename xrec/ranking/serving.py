@@ -24,9 +24,11 @@ from xrec.evaluation.intervals import summarise
 from xrec.evaluation.metrics import VALUES, judge_lists, metric_names
 from xrec.evaluation.report import POOLED
 from xrec.evaluation.slices import scope_slice
+from xrec.features.buyers import num_buyers_of
 from xrec.lists import shortened
 from xrec.ranking.blend import CUT_OFF, Choice, blend, equal_weights
 from xrec.ranking.blend import SOURCE as BLEND
+from xrec.storage.tables import Tables
 
 _NDCG = ("ndcg", CUT_OFF)
 _FIGURES = (C.NDCG, C.LOW, C.HIGH, C.DIFFERENCE, C.ADJUSTED_LOW, C.ADJUSTED_HIGH, C.NUM_USERS)
@@ -72,6 +74,16 @@ class JudgedFold:
     candidates: DataFrame
     targets: DataFrame
     buyers: DataFrame
+
+    @classmethod
+    def read(cls, tables: Tables, fold: Fold, scope: str) -> JudgedFold:
+        """A fold's rows, of the lists those of a scope."""
+        return cls(
+            fold=fold,
+            candidates=tables.read("candidates", fold=fold.name).where(F.col(C.SCOPE) == scope),
+            targets=tables.read("targets", fold=fold.name),
+            buyers=num_buyers_of(tables.read("interactions", fold=fold.name)),
+        )
 
 
 def folds_of_evidence(select: Sequence[Fold]) -> Sequence[Fold]:

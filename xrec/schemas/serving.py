@@ -6,6 +6,12 @@ from xrec import columns as C
 from xrec.lists import LIST_COLUMNS
 from xrec.schemas.contract import Table
 
+_RECOMMENDED = (
+    "run_date date, user_id string, rank int, item_id string, category string, score double, reason string, "
+    "source string, data_version bigint, fold string, model_version string"
+)
+"""The gate lets rows through as they are."""
+
 SERVING = (
     Table(
         name="candidates",
@@ -41,10 +47,7 @@ SERVING = (
     Table(
         name="staged_recommendations",
         row="rank r of a user on a run date, not published yet",
-        columns=(
-            "run_date date, user_id string, rank int, item_id string, category string, score double, reason string, "
-            "source string, data_version bigint, fold string, model_version string"
-        ),
+        columns=_RECOMMENDED,
         key=(C.RUN_DATE, C.USER_ID, C.RANK),
         partitions=(C.RUN_DATE,),
         owned_by=(C.RUN_DATE,),
@@ -53,10 +56,7 @@ SERVING = (
     Table(
         name="recommendations",
         row="rank r of a user on a run date",
-        columns=(
-            "run_date date, user_id string, rank int, item_id string, category string, score double, reason string, "
-            "source string, data_version bigint, fold string, model_version string"
-        ),
+        columns=_RECOMMENDED,
         key=(C.RUN_DATE, C.USER_ID, C.RANK),
         partitions=(C.RUN_DATE,),
         owned_by=(C.RUN_DATE,),
