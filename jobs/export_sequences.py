@@ -29,7 +29,7 @@ def run(context: StageContext) -> Figures:
     """Write ``vocabulary`` and ``sequences`` of all folds, then the contracts beside them."""
     tables, sequence, folds = context.tables, context.settings.sequence, [fold.name for fold in context.folds]
     items = tables.read("items")
-    eligible, content = eligible_items(items), content_of(items, sequence)
+    eligible = eligible_items(items)
     num_categories = num_categories_of(eligible)
     vocabularies = [
         build_vocabulary(
@@ -39,7 +39,7 @@ def run(context: StageContext) -> Figures:
             fold=fold,
             num_buckets=context.settings.num_buckets,
             vectors=given_vectors(tables, fold, sequence),
-            content=content,
+            content=content_of(items, sequence, tables.read("interactions", fold=fold)),
         )
         for fold in folds
     ]

@@ -150,9 +150,9 @@ def test_help_lists_every_key_with_type_default_and_meaning() -> None:
     text = parser.format_help()
     lines = list(describe())
     paths = [line.split()[0] for line in lines]
-    # A file is one of nine: the log's, the catalogue's, the users', the identities', the opt-outs', the exposures' and the three of
-    # the filters; a time of four.
-    repeated = 8 * len(CLASSES["File"].model_fields) + 3 * len(CLASSES["TimeFormat"].model_fields)
+    # A file is one of ten: the log's, the catalogue's, the users', the identities', the opt-outs', the exposures', that of the item
+    # vectors and the three of the filters; a time of four.
+    repeated = 9 * len(CLASSES["File"].model_fields) + 3 * len(CLASSES["TimeFormat"].model_fields)
     # The platforms' keys are those of log; an attribute's are below a name that the user gives.
     named = ("platforms", "users.attributes", "filters.items.attributes", "filters.users.attributes")
     below = len(CLASSES["Attribute"].model_fields) + len(CLASSES["FilterAttribute"].model_fields)

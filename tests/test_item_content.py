@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Sequence
-from xrec.features.item_content import MAX_DEPTH, MAX_WORDS, cold_shares, content_of
+from xrec.features.item_content import MAX_DEPTH, MAX_WORDS, PRICE_LEVELS, cold_shares, content_of, price_levels
 from xrec.features.sequence_export import build_vocabulary, check_vocabulary
 from xrec.features.sequence_files import NUM_HASHES
 from xrec.sequence.content import Content
@@ -31,19 +32,27 @@ START = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 @pytest.fixture(scope="module")
 def items(spark: SparkSession) -> DataFrame:
-    return spark.createDataFrame(ITEMS, "item_idx int, label string, category_path array<string>")
+    rows = spark.createDataFrame(ITEMS, "item_idx int, label string, category_path array<string>")
+    return rows.withColumn(C.CATEGORY, F.element_at(C.CATEGORY_PATH, -1))
 
 
-def contents(items: DataFrame, *parts: str) -> dict[int, tuple[list[int], list[int]]]:
-    content = content_of(items, Sequence(item_content=parts))
+@pytest.fixture(scope="module")
+def bought(spark: SparkSession) -> DataFrame:
+    """Teas 0, 1 and 5 at 1, 3 and 2 apiece, in that order; 4 alone in its category; nobody bought 2, and 3 cost nothing."""
+    rows = [(0, 2.0, 2.0), (1, 1.0, 4.0), (1, 1.0, 2.0), (5, 1.0, 2.0), (4, 1.0, 9.0), (3, 1.0, 0.0)]
+    return spark.createDataFrame(rows, "item_idx int, units double, spend double")
+
+
+def contents(items: DataFrame, bought: DataFrame, *parts: str) -> dict[int, tuple[list[int], list[int]]]:
+    content = content_of(items, Sequence(item_content=parts), bought)
     assert content is not None
     rows = content.collect()
     return {row[C.ITEM_IDX]: (row[C.WORDS], row[C.PATHS]) for row in rows}
 
 
 @pytest.mark.spark
-def test_words_and_beginnings_of_paths_are_hashed(items: DataFrame) -> None:
-    found = contents(items, "text", "path")
+def test_words_and_beginnings_of_paths_are_hashed(items: DataFrame, bought: DataFrame) -> None:
+    found = contents(items, bought, "text", "path")
     (green_tea, paths), (tea_green, same_paths) = found[0], found[1]
     assert green_tea == tea_green[::-1], "the case and the marks are no part of a word, the order is kept"
     assert len(set(green_tea)) == 2
@@ -56,15 +65,28 @@ def test_words_and_beginnings_of_paths_are_hashed(items: DataFrame) -> None:
 
 
 @pytest.mark.spark
-def test_a_part_can_be_left_out(items: DataFrame) -> None:
-    both, text, path = contents(items, "text", "path"), contents(items, "text"), contents(items, "path")
+def test_a_part_can_be_left_out(items: DataFrame, bought: DataFrame) -> None:
+    both, text, path = (contents(items, bought, *parts) for parts in (("text", "path"), ("text",), ("path",)))
     assert text == {item: (words, []) for item, (words, _) in both.items()}
     assert path == {item: ([], paths) for item, (_, paths) in both.items()}
 
 
 @pytest.mark.spark
-def test_without_content_nothing_is_computed(spark: SparkSession, items: DataFrame) -> None:
-    assert content_of(items, Sequence()) is None
+def test_the_price_counts_among_the_items_of_the_category(items: DataFrame, bought: DataFrame) -> None:
+    levels = {row[C.ITEM_IDX]: row["level"] for row in price_levels(items, bought).collect()}
+    assert levels == {0: 1, 5: 3, 1: 5, 4: 3}, "of three a low, a middle and a high one; the only one is in the middle"
+    assert max(levels.values()) <= PRICE_LEVELS
+    path, priced = contents(items, bought, "path"), contents(items, bought, "path", "price")
+    alone = contents(items, bought, "price")
+    assert all(priced[item] == ([], [*path[item][1], *alone[item][1]]) for item in priced)
+    assert alone[5] == alone[4], "a level is the same word in every category"
+    assert len({tuple(alone[item][1]) for item in (0, 5, 1)}) == 3
+    assert alone[2] == alone[3] == ([], [])
+
+
+@pytest.mark.spark
+def test_without_content_nothing_is_computed(spark: SparkSession, items: DataFrame, bought: DataFrame) -> None:
+    assert content_of(items, Sequence(), bought) is None
     assert cold_shares(events_of(spark, [(0, 0, 0)]), Sequence()) == {}
 
 
@@ -77,14 +99,15 @@ def events_of(spark: SparkSession, rows: list[tuple[int, int, int]]) -> DataFram
 
 
 @pytest.mark.spark
-def test_items_without_history_follow_with_tokens_below_zero(spark: SparkSession, items: DataFrame) -> None:
+def test_items_without_history_follow_with_tokens_below_zero(
+    spark: SparkSession, items: DataFrame, bought: DataFrame
+) -> None:
     """Items 0 and 1 have two buyers, 2 has one, 3 nothing at all, 4 and 5 no buyer; 5 may not be recommended."""
     sequence = Sequence(item_content=("text", "path"), min_buyers=2)
     events = events_of(spark, [(0, 0, 0), (1, 0, 0), (0, 1, 1), (1, 1, 1), (0, 2, 2), (0, 2, 3)])
     eligible = spark.createDataFrame([(n, 0) for n in range(5)], "item_idx int, category_code int")
-    rows = build_vocabulary(
-        events, eligible, sequence, fold="f", num_buckets=3, content=content_of(items, sequence)
-    ).collect()
+    content = content_of(items, sequence, bought)
+    rows = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=3, content=content).collect()
     tokens = {row[C.ITEM_IDX]: row[C.TOKEN] for row in rows}
     assert sorted(tokens[item] for item in (0, 1)) == [1, 2]
     assert sorted(tokens[item] for item in (2, 4)) == [-2, -1]

@@ -44,9 +44,10 @@ def test_a_model_that_nobody_blends_is_not_trained() -> None:
     def names(*sources: str, only: tuple[str, ...] = ()) -> list[str]:
         return [stage.name for stage in select_stages(None, None, only, sources)]
 
-    assert names("popularity", "als", "gru", "transformer") == list(STAGE_NAMES)
+    assert names("popularity", "word2vec", "als", "gru", "transformer") == list(STAGE_NAMES)
     trains = {"train_als", "export_sequences", "train_gru", "train_transformer", "load_vectors"}
-    assert names("popularity", "recent") == [name for name in STAGE_NAMES if name not in trains]
+    left_out = {*trains, "make_item_vectors"}
+    assert names("popularity", "recent") == [name for name in STAGE_NAMES if name not in left_out]
     assert set(names("als", "gru")) & trains == trains - {"train_transformer"}
     assert names("popularity", only=("train_gru",)) == ["train_gru"], "who asks for it gets it"
 
@@ -56,6 +57,7 @@ def test_the_model_that_gives_item_vectors_is_trained_for_the_sequence_models() 
         return needed_sources(load_settings([], [f"ranking.sources=[{sources}]", f"sequence.item_vectors={vectors}"]))
 
     assert needed("popularity,gru", "als") == ("popularity", "gru", "als")
+    assert needed("popularity,gru", "text_svd") == ("popularity", "gru", "text_svd")
     assert needed("popularity,gru", "null") == ("popularity", "gru")
     assert needed("popularity,recent", "als") == ("popularity", "recent")
 

@@ -34,7 +34,7 @@ from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRule
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
 from xrec.config.publish import Publish
 from xrec.config.ranking import Ranker, Ranking
-from xrec.config.sequences import Sequence
+from xrec.config.sequences import ItemVectors, Sequence
 from xrec.config.settings import Settings
 from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
@@ -65,6 +65,7 @@ __all__ = [
     "Identity",
     "ItemFeed",
     "ItemKnn",
+    "ItemVectors",
     "Log",
     "LogColumns",
     "LogRules",

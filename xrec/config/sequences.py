@@ -7,6 +7,28 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Count, Frozen, Positive, Share
+from xrec.config.inputs import File
+
+
+class ItemVectors(Frozen):
+    """Vectors of the items that the sequence models are given where `sequence.item_vectors` names word2vec, text_svd or file."""
+
+    dim: Count = 64
+    """Length of the vectors of word2vec and text_svd."""
+    window: Count = 5
+    """word2vec: events before and after one that are its context."""
+    max_iter: Count = 5
+    """word2vec: passes over the events."""
+    num_partitions: Count = 1
+    """word2vec: parts of the events that learn beside each other; more are faster, and less exact."""
+    min_events: Count = 5
+    """word2vec: events that an item needs for a vector."""
+    file: File | None = None
+    """file: the shop's vectors, of a sentence encoder for instance."""
+    item_id: str = "item_id"
+    """file: column of the item's key, as in the log."""
+    vector: str = "vector"
+    """file: column of the vector: a list of numbers, in a text file as JSON."""
 
 
 class Sequence(Frozen):
@@ -36,11 +58,12 @@ class Sequence(Frozen):
     """What a state learns to foretell: new_categories: what the user buys later within the window of categories that he has not \
 bought from by then, among the items of such categories alone, which is what the lists ask; next_event: his next event, among all \
 items (for benchmark parity)."""
-    item_vectors: Literal["als"] | None = "als"
-    """Model whose item vectors are the models' embeddings, given and not learned; null: embeddings are learned."""
-    item_content: tuple[Literal["text", "path"], ...] = ()
-    """What the models know of an item by the catalogue: text, the words of its label; path, its category path. Then they also \
-recommend items without history."""
+    item_vectors: Literal["als", "word2vec", "text_svd", "file"] | None = "als"
+    """Whose item vectors are the models' embeddings, given and not learned: als, those of ALS; word2vec, of the users' events as \
+sentences; text_svd, of the catalogue's words; file, the shop's own (`item_vectors`); null: embeddings are learned."""
+    item_content: tuple[Literal["text", "path", "price"], ...] = ()
+    """What the models know of an item beside its buyers: text, the words of its label; path, its category path; price, how dear \
+it is among those of its category. Then they also recommend items without history."""
     context: tuple[Literal["gap", "hour", "weekday", "month", "event_type", "platform"], ...] = ()
     """What the models know of an event beside its item: gap, the time since the user's events before it; hour, weekday and month \
 in the log's zone; event_type; platform."""

@@ -15,7 +15,7 @@ from xrec.config.inputs import Catalogue, Identity, Log, Privacy, Storage, Users
 from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
 from xrec.config.publish import Publish
 from xrec.config.ranking import Ranker, Ranking
-from xrec.config.sequences import Sequence
+from xrec.config.sequences import ItemVectors, Sequence
 from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
 from xrec.config.tracking import Tracking
 from xrec.config.tuning import Tuning
@@ -41,6 +41,7 @@ class Settings(Frozen):
     balance: Balance = Balance()
     als: Als = Als()
     sequence: Sequence = Sequence()
+    item_vectors: ItemVectors = ItemVectors()
     tuning: Tuning = Tuning()
     item_knn: ItemKnn = ItemKnn()
     user_knn: UserKnn = UserKnn()
@@ -122,6 +123,14 @@ class Settings(Frozen):
             raise ValueError(
                 f"sequence.context: found {timed[0]} beside log.time.unit: order, expected a log with a clock, or event_type or "
                 "platform alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_of_the_shop(self) -> Settings:
+        if self.sequence.item_vectors == "file" and self.item_vectors.file is None:
+            raise ValueError(
+                "item_vectors.file: found nothing beside sequence.item_vectors: file, expected its path and format"
             )
         return self
 

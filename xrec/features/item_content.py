@@ -1,12 +1,13 @@
 """What the catalogue says of an item, as numbers that torch reads; also of items that nobody had yet.
 
-The words of an item's label in their order, and each beginning of its category path, are known by a hash of theirs, so that no
-list of words has to be made, and items that come tomorrow are described in the same numbers.
+The words of an item's label in their order, each beginning of its category path, and how dear it is among those of its category
+are known by a hash of theirs, so that no list of words has to be made, and items that come tomorrow are described in the same
+numbers. An item that nobody bought has no price.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -18,15 +19,22 @@ MAX_WORDS = 16
 """First words of a label that count."""
 MAX_DEPTH = 6
 """First levels of a category path that count."""
+PRICE_LEVELS = 5
+"""Levels of price, the cheapest of a category first; as many of its items are in each."""
 
 _LATELY = 0.1
 """The newest share of a fold's events by which it is said what items without history get."""
 _BEFORE = "before"
+_PRICE, _LEVEL = "price_of_item", "level"
 
 
-def content_of(items: DataFrame, sequence: Sequence) -> DataFrame | None:
-    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes of the parts of ``sequence.item_content``; None: no part."""
-    if not sequence.item_content:
+def content_of(items: DataFrame, sequence: Sequence, interactions: DataFrame) -> DataFrame | None:
+    """Rows of ``items`` to ``item_idx``, ``words``, ``paths``: hashes of the parts of ``sequence.item_content``; None: no part.
+
+    The level of an item's price is one more of its ``paths``; the prices are those of a fold's ``interactions``.
+    """
+    parts = sequence.item_content
+    if not parts:
         return None
     nothing = F.array().cast("array<int>")
     label = F.lower(F.coalesce(F.col(C.LABEL), F.lit("")))
@@ -34,11 +42,29 @@ def content_of(items: DataFrame, sequence: Sequence) -> DataFrame | None:
     path = F.slice(F.coalesce(F.col(C.CATEGORY_PATH), F.array().cast("array<string>")), 1, MAX_DEPTH)
     numbers = F.when(F.size(path) > 0, F.sequence(F.lit(1), F.size(path))).otherwise(nothing)
     beginnings = F.transform(numbers, lambda number: F.concat_ws("/", F.slice(path, F.lit(1), number)))
+    paths = _hashes(beginnings) if "path" in parts else nothing
+    if "price" in parts:
+        items = items.join(price_levels(items, interactions), C.ITEM_IDX, how="left")
+        level = F.array(F.concat(F.lit("price level "), _LEVEL))
+        paths = F.concat(paths, F.when(F.col(_LEVEL).isNotNull(), _hashes(level)).otherwise(nothing))
     return items.select(
         C.ITEM_IDX,
-        (_hashes(F.slice(words, 1, MAX_WORDS)) if "text" in sequence.item_content else nothing).alias(C.WORDS),
-        (_hashes(beginnings) if "path" in sequence.item_content else nothing).alias(C.PATHS),
+        (_hashes(F.slice(words, 1, MAX_WORDS)) if "text" in parts else nothing).alias(C.WORDS),
+        paths.alias(C.PATHS),
     )
+
+
+def price_levels(items: DataFrame, interactions: DataFrame) -> DataFrame:
+    """A fold's interactions to (``item_idx``, ``level``): 1 for the cheapest of the item's category, :data:`PRICE_LEVELS` at most.
+
+    An item's price is what was spent on it by what was bought of it; the only one of its category is in the middle.
+    """
+    prices = interactions.groupBy(C.ITEM_IDX).agg((F.sum(C.SPEND) / F.nullif(F.sum(C.UNITS), F.lit(0))).alias(_PRICE))
+    priced = prices.where(F.col(_PRICE) > 0).join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
+    of_category = Window.partitionBy(C.CATEGORY)
+    place = F.row_number().over(of_category.orderBy(_PRICE, C.ITEM_IDX)) - 0.5
+    share = place / F.count("*").over(of_category)
+    return priced.select(C.ITEM_IDX, (F.floor(share * PRICE_LEVELS) + 1).cast("int").alias(_LEVEL))
 
 
 def _hashes(words: Column) -> Column:

@@ -77,13 +77,7 @@ def content_candidates(
     ContentError
         There are more words of items than ``max_nonzeros``.
     """
-    words = folder.keep(words_of(items, folder))
-    num_nonzeros = words.count()
-    if num_nonzeros > content.max_nonzeros:
-        raise ContentError(
-            f"content.max_nonzeros: found {num_nonzeros} words of items, expected at most {content.max_nonzeros}; raise it if an "
-            "executor has 24 bytes for each, or leave 'content' out of ranking.sources"
-        )
+    words = checked_words(items, content, folder)
     had = heaviest_of(interactions, content.max_items_per_user)
     profiles = profiles_of(had, folder.share(words), content.max_words_per_user)
     buyers = num_buyers_of(interactions).withColumnRenamed(C.ITEM_IDX, C.NEIGHBOUR_IDX)
@@ -92,6 +86,18 @@ def content_candidates(
         C.PROFILE_IDX, C.NEIGHBOUR_IDX, (F.col(C.SIMILARITY) * liked).cast("float").alias(C.SIMILARITY)
     )
     return score_profiles(users, profiles, lead_to, eligible, ranking, folder)
+
+
+def checked_words(items: DataFrame, content: Content, folder: SharedFolder) -> DataFrame:
+    """The rows of :func:`words_of`, kept in the folder; raises :class:`ContentError` where they are too many."""
+    words = folder.keep(words_of(items, folder))
+    num_nonzeros = words.count()
+    if num_nonzeros > content.max_nonzeros:
+        raise ContentError(
+            f"content.max_nonzeros: found {num_nonzeros} words of items, expected at most {content.max_nonzeros}; raise it if an "
+            "executor has 24 bytes for each, or leave 'content' out of ranking.sources (and text_svd out of sequence.item_vectors)"
+        )
+    return words
 
 
 def words_of(items: DataFrame, folder: SharedFolder) -> DataFrame:

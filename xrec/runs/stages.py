@@ -62,9 +62,16 @@ STAGES: tuple[StageInfo, ...] = (
         name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",), serves=("als", "als_trend")
     ),
     StageInfo(
+        name="make_item_vectors",
+        does="make the items' vectors",
+        reads=("training_events", "items"),
+        writes=("vectors",),
+        serves=("word2vec", "text_svd", "file"),
+    ),
+    StageInfo(
         name="export_sequences",
         does="export windows for torch",
-        reads=("training_events", "items"),
+        reads=("training_events", "items", "interactions"),
         writes=("vocabulary", "sequences"),
         serves=MODELS,
         gives_vectors=True,

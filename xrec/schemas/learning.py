@@ -139,6 +139,6 @@ LEARNING = (
         key=(C.FOLD, C.MODEL, C.KIND, C.IDX),
         partitions=(C.FOLD, C.MODEL),
         owned_by=(C.FOLD, C.MODEL),
-        made_by="train_als (als), load_vectors (gru, transformer)",
+        made_by="train_als (als), make_item_vectors (word2vec, text_svd, file), load_vectors (gru, transformer)",
     ),
 )
