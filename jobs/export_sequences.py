@@ -34,6 +34,7 @@ def run(context: StageContext) -> Figures:
     vocabularies = [
         build_vocabulary(
             tables.read("training_events", fold=fold),
+            items,
             eligible,
             sequence,
             fold=fold,
@@ -50,7 +51,7 @@ def run(context: StageContext) -> Figures:
     windows = build_windows(events, vocabulary, eligible, context.settings, num_categories=num_categories)
     tables.write("sequences", windows, fold=folds)
     cold = cold_shares(events, sequence)
-    exports = describe_exports(tables, sizes, context.settings, num_categories=num_categories, cold=cold)
+    exports = describe_exports(tables, context.folds, sizes, context.settings, num_categories=num_categories, cold=cold)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
     return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)
 

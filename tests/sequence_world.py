@@ -70,12 +70,15 @@ def write_world(
     vectors: bool = False,
     hidden: bool = False,
     fold: str = FOLD,
+    as_of: str = "2020-01-01",
+    renumbered: bool = False,
 ) -> Export:
     """Write the tables ``sequences`` and ``vocabulary`` and the contract; a user has two windows, of ten and fewer events.
 
     ``shuffled`` permutes all tokens over all users, so that nothing is left to learn but popularity. ``tastes`` makes that world,
     whose items' ``vectors`` are their tastes and a little noise. ``hidden`` makes token 1 of the first half of every pair: only the
-    first field of the context by name, where there is any, says which it was.
+    first field of the context by name, where there is any, says which it was. ``renumbered`` gives the items each other's tokens
+    and indexes, the last item those of the first, and turns the axes of their vectors; their item_id stays.
     """
     length, num_shards = settings.sequence.length, settings.sequence.num_shards
     generator = np.random.default_rng(seed)
@@ -101,6 +104,9 @@ def write_world(
             if hidden:
                 codes[:, :1] = np.where(tokens % 2 == 1, (tokens + 1) // 2, 0)[:, None]
                 tokens = np.where(tokens % 2 == 1, 1, tokens).astype(np.int32)
+            if renumbered:
+                tokens = np.where(tokens > 0, VOCABULARY + 1 - tokens, 0).astype(np.int32)
+                had = VOCABULARY + 1 - had
             _append(columns, user, window, tokens, weights, 1.0, had, codes)
             columns[C.SPLIT].append(VALIDATION if user % 5 == 4 else TRAIN)
             columns[C.SHARD].append(user % num_shards)
@@ -133,16 +139,21 @@ def write_world(
         C.FOLD: [fold] * VOCABULARY,
         C.TOKEN: pa.array(range(1, VOCABULARY + 1), pa.int32()),
         C.ITEM_IDX: pa.array(range(1000, 1000 + VOCABULARY), pa.int32()),
+        C.ITEM_ID: [f"item-{number}" for number in range(1, VOCABULARY + 1)][:: -1 if renumbered else 1],
         C.CATEGORY_CODE: pa.array(range(VOCABULARY), pa.int32()),
     }
     given = np.eye(NUM_TASTES)[np.arange(VOCABULARY) % NUM_TASTES]
     given = (given + generator.normal(scale=0.1, size=given.shape)).astype(np.float32)
+    if renumbered:
+        given = given[::-1, ::-1]
     vocabulary[C.VECTOR] = pa.array(list(given) if vectors else [None] * VOCABULARY, pa.list_(pa.float32()))
     if settings.sequence.item_content:
         vocabulary = _with_cold(vocabulary)
     write_deltalake(str(root / "vocabulary"), pa.table(vocabulary), mode="overwrite", partition_by=[C.FOLD])
     export = Export(
         fold=fold,
+        as_of=f"{as_of}T00:00:00+00:00",
+        skip_last=None,
         table=str(root / "sequences"),
         version=0,
         vocabulary_table=str(root / "vocabulary"),
@@ -168,11 +179,12 @@ def _with_cold(vocabulary: dict[str, Any]) -> dict[str, Any]:
         C.FOLD: vocabulary[C.FOLD][:1] * NUM_COLD,
         C.TOKEN: range(-1, -NUM_COLD - 1, -1),
         C.ITEM_IDX: range(2000, 2000 + NUM_COLD),
+        C.ITEM_ID: [f"cold-{number}" for number in range(NUM_COLD)],
         C.CATEGORY_CODE: range(NUM_COLD),
         C.VECTOR: [None] * NUM_COLD,
     }
     rows = {name: [*(v.to_pylist() if hasattr(v, "to_pylist") else v), *cold[name]] for name, v in vocabulary.items()}
-    types = {C.FOLD: pa.string(), C.VECTOR: pa.list_(pa.float32())}
+    types = {C.FOLD: pa.string(), C.ITEM_ID: pa.string(), C.VECTOR: pa.list_(pa.float32())}
     table = {name: pa.array(values, types.get(name, pa.int32())) for name, values in rows.items()}
     words = [[1 + n % NUM_TASTES, *([1000 + n] if n % 2 else [])] for n in numbers]
     return table | {name: pa.array(words, pa.list_(pa.int32())) for name in (C.WORDS, C.PATHS)}

@@ -106,7 +106,8 @@ def test_windows_have_the_context_of_their_tokens(spark: SparkSession, events: D
     settings = settings_with("platform", "hour", length=3, max_windows=2, min_buyers=1)
     eligible = spark.createDataFrame([(i, category_of(i)) for i in range(2, 12)], "item_idx int, category_code int")
     known = spark.createDataFrame(rows, events.schema)
-    vocabulary = build_vocabulary(known, eligible, settings.sequence, fold="f", num_buckets=4).localCheckpoint()
+    items = spark.createDataFrame([(i, f"i{i}") for i in range(12)], "item_idx int, item_id string")
+    vocabulary = build_vocabulary(known, items, eligible, settings.sequence, fold="f", num_buckets=4).localCheckpoint()
     token_of = {row[C.TOKEN]: row[C.ITEM_IDX] for row in vocabulary.collect()}
     windows = build_windows(known, vocabulary, eligible, settings, num_categories=4).collect()
     assert any(0 in row[C.TOKENS] and any(row[C.TOKENS]) for row in windows)

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from xrec import columns as C
 from xrec.config import Sequence, Settings, Storage
+from xrec.evaluation.folds import Fold
 from xrec.features.sequence_export import (
     ExportError,
     build_vocabulary,
@@ -88,10 +89,21 @@ def category_of(item: int) -> int:
     return -1 if item in (0, 1) else item % NUM_CATEGORIES
 
 
+ITEMS = [*range(12), *range(1000, 1040)]
+FOLD = Fold(name="f", purpose="test", as_of=START + timedelta(days=6), horizon=timedelta(days=7))
+
+
+@pytest.fixture(scope="module")
+def items(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame(
+        [(item, f"i{item}") for item in ITEMS], "item_idx int, item_id string"
+    ).localCheckpoint()
+
+
 @pytest.fixture(scope="module")
 def eligible(spark: SparkSession) -> DataFrame:
-    items = [item for item in [*range(12), *range(1000, 1040)] if category_of(item) >= 0]
-    rows = [(item, f"c{category_of(item)}", category_of(item)) for item in items]
+    known = [item for item in ITEMS if category_of(item) >= 0]
+    rows = [(item, f"c{category_of(item)}", category_of(item)) for item in known]
     return spark.createDataFrame(rows, "item_idx int, category string, category_code int").localCheckpoint()
 
 
@@ -153,11 +165,11 @@ def naive_windows(events: DataFrame, token_of: dict[int, int], sequence: Sequenc
 @pytest.mark.parametrize("targets", ["all", "first"])
 @pytest.mark.parametrize("objective", ["new_categories", "next_event"])
 def test_windows_are_what_a_naive_version_cuts(
-    events: DataFrame, eligible: DataFrame, targets: str, objective: str
+    events: DataFrame, items: DataFrame, eligible: DataFrame, targets: str, objective: str
 ) -> None:
     settings = settings_of(Path("/nowhere"), targets=targets, objective=objective)
     sequence = settings.sequence
-    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4).localCheckpoint()
+    vocabulary = build_vocabulary(events, items, eligible, sequence, fold="f", num_buckets=4).localCheckpoint()
     rows = build_windows(events, vocabulary, eligible, settings, num_categories=NUM_CATEGORIES).collect()
     token_of = {row.item_idx: row.token for row in vocabulary.collect()}
     found = {
@@ -178,8 +190,10 @@ def test_windows_are_what_a_naive_version_cuts(
 
 
 @pytest.mark.spark
-def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame, eligible: DataFrame) -> None:
-    vocabulary = build_vocabulary(events, eligible, sequence_of(), fold="f", num_buckets=4).collect()
+def test_vocabulary_holds_items_with_enough_distinct_users(
+    events: DataFrame, items: DataFrame, eligible: DataFrame
+) -> None:
+    vocabulary = build_vocabulary(events, items, eligible, sequence_of(), fold="f", num_buckets=4).collect()
     buyers = defaultdict(set)
     for event in events.collect():
         buyers[event.item_idx].add(event.user_idx)
@@ -190,18 +204,21 @@ def test_vocabulary_holds_items_with_enough_distinct_users(events: DataFrame, el
     assert {row.item_idx: row.category_code for row in vocabulary} == {
         row.item_idx: category_of(row.item_idx) for row in vocabulary
     }
+    assert {row.item_idx: row.item_id for row in vocabulary} == {row.item_idx: f"i{row.item_idx}" for row in vocabulary}
     assert num_categories_of(eligible) == NUM_CATEGORIES
     assert num_categories_of(eligible.limit(0)) == 1
 
 
 @pytest.mark.spark
 def test_vocabulary_has_the_vectors_that_its_items_are_given(
-    events: DataFrame, eligible: DataFrame, spark: SparkSession
+    events: DataFrame, items: DataFrame, eligible: DataFrame, spark: SparkSession
 ) -> None:
     vectors = spark.createDataFrame(
         [(3, [0.5, 2.0]), (5, [1.0, 0.0]), (7777, [9.0, 9.0])], "idx int, vector array<float>"
     )
-    vocabulary = build_vocabulary(events, eligible, sequence_of(), fold="f", num_buckets=4, vectors=vectors).collect()
+    vocabulary = build_vocabulary(
+        events, items, eligible, sequence_of(), fold="f", num_buckets=4, vectors=vectors
+    ).collect()
     assert {row.item_idx: row.vector for row in vocabulary if row.vector} == {3: [0.5, 2.0], 5: [1.0, 0.0]}
     assert len(vocabulary) > 2
 
@@ -216,17 +233,17 @@ def test_folds_stay_in_their_order(spark: SparkSession) -> None:
 
 
 @pytest.mark.spark
-def test_an_empty_vocabulary_is_named(events: DataFrame, eligible: DataFrame) -> None:
+def test_an_empty_vocabulary_is_named(events: DataFrame, items: DataFrame, eligible: DataFrame) -> None:
     sequence = sequence_of(min_buyers=1000)
-    vocabulary = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=4)
+    vocabulary = build_vocabulary(events, items, eligible, sequence, fold="f", num_buckets=4)
     with pytest.raises(ExportError, match=r"fold f: found no item with 1000 distinct users.*min_buyers"):
         check_vocabulary(vocabulary, ["f"], sequence)
 
 
 @pytest.mark.spark
-def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, eligible: DataFrame) -> None:
+def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, items: DataFrame, eligible: DataFrame) -> None:
     settings = settings_of(Path("/nowhere"), num_shards=8, batch_rows=8)
-    vocabulary = build_vocabulary(events, eligible, settings.sequence, fold="f", num_buckets=4)
+    vocabulary = build_vocabulary(events, items, eligible, settings.sequence, fold="f", num_buckets=4)
     rows = build_windows(events, vocabulary, eligible, settings, num_categories=NUM_CATEGORIES).collect()
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
@@ -244,7 +261,11 @@ def test_shards_are_equal_and_padding_weighs_nothing(events: DataFrame, eligible
 
 @pytest.fixture(scope="module")
 def exported(
-    events: DataFrame, eligible: DataFrame, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+    events: DataFrame,
+    items: DataFrame,
+    eligible: DataFrame,
+    spark: SparkSession,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Tables, Export]:
     """A table written twice, so that its folder holds files of an old version too."""
     root = tmp_path_factory.mktemp("export")
@@ -252,13 +273,13 @@ def exported(
     sequence = sequence_of()
     for share in (0.5, sequence.validation_share):
         current = settings_of(root, validation_share=share)
-        known = build_vocabulary(events, eligible, current.sequence, fold="f", num_buckets=4)
+        known = build_vocabulary(events, items, eligible, current.sequence, fold="f", num_buckets=4)
         tables.write("vocabulary", known, fold="f")
         vocabulary = tables.read("vocabulary")
         windows = build_windows(events, vocabulary, eligible, current, num_categories=NUM_CATEGORIES)
         tables.write("sequences", windows, fold="f")
     sizes = check_vocabulary(tables.read("vocabulary"), ["f"], sequence)
-    exports = describe_exports(tables, sizes, settings_of(root), num_categories=NUM_CATEGORIES, cold={})
+    exports = describe_exports(tables, [FOLD], sizes, settings_of(root), num_categories=NUM_CATEGORIES, cold={})
     write_exports(f"{root}/_artifacts", exports)
     return tables, exports[0]
 
@@ -287,6 +308,7 @@ def test_a_reader_refuses_an_export_of_other_settings(exported: tuple[Tables, Ex
     root = Path(str(tables.storage.root))
     artifacts = tables.storage.artifacts_root
     assert read_export(artifacts, "f", settings_of(root)) == export
+    assert (export.as_of, export.skip_last) == ("2020-01-07T00:00:00+00:00", None)
     with pytest.raises(
         ContractMismatchError, match=r"export.json: sequence.length: found 3, expected 5; .* run export_seq"
     ):
@@ -300,6 +322,8 @@ def test_a_reader_refuses_an_export_of_other_settings(exported: tuple[Tables, Ex
 def an_export(**changes: Any) -> Export:
     values: dict[str, Any] = {
         "fold": "f",
+        "as_of": "2020-01-07T00:00:00+00:00",
+        "skip_last": None,
         "table": "/nowhere",
         "version": 1,
         "vocabulary_table": "/nowhere",

@@ -33,7 +33,8 @@ START = datetime(2020, 1, 1, tzinfo=timezone.utc)
 @pytest.fixture(scope="module")
 def items(spark: SparkSession) -> DataFrame:
     rows = spark.createDataFrame(ITEMS, "item_idx int, label string, category_path array<string>")
-    return rows.withColumn(C.CATEGORY, F.element_at(C.CATEGORY_PATH, -1))
+    ids = rows.withColumn(C.ITEM_ID, F.concat(F.lit("i"), C.ITEM_IDX))
+    return ids.withColumn(C.CATEGORY, F.element_at(C.CATEGORY_PATH, -1))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_items_without_history_follow_with_tokens_below_zero(
     events = events_of(spark, [(0, 0, 0), (1, 0, 0), (0, 1, 1), (1, 1, 1), (0, 2, 2), (0, 2, 3)])
     eligible = spark.createDataFrame([(n, 0) for n in range(5)], "item_idx int, category_code int")
     content = content_of(items, sequence, bought)
-    rows = build_vocabulary(events, eligible, sequence, fold="f", num_buckets=3, content=content).collect()
+    rows = build_vocabulary(events, items, eligible, sequence, fold="f", num_buckets=3, content=content).collect()
     tokens = {row[C.ITEM_IDX]: row[C.TOKEN] for row in rows}
     assert sorted(tokens[item] for item in (0, 1)) == [1, 2]
     assert sorted(tokens[item] for item in (2, 4)) == [-2, -1]
@@ -116,9 +117,10 @@ def test_items_without_history_follow_with_tokens_below_zero(
     assert (by_item[2][C.NUM_BUYERS], by_item[2][C.NUM_EVENTS]) == (1, 2)
     assert (by_item[4][C.NUM_BUYERS], by_item[4][C.NUM_EVENTS]) == (0, 0)
     assert all(row[C.WORDS] and row[C.FOLD] == "f" for row in rows)
+    assert {row[C.ITEM_ID] for row in rows} == {"i0", "i1", "i2", "i4"}
     vocabulary = spark.createDataFrame(
         rows,
-        "fold string, token int, item_idx int, num_buyers int, num_events int, "
+        "fold string, item_id string, token int, item_idx int, num_buyers int, num_events int, "
         "category_code int, vector array<float>, words array<int>, paths array<int>",
     )
     assert check_vocabulary(vocabulary, ["f"], sequence) == {"f": 2}, "cold items are none of the vocabulary"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,19 +20,16 @@ from xrec.config import Sequence
 from xrec.features.sequence_files import ContractMismatchError, read_staged
 from xrec.sequence import loader, validation
 from xrec.sequence.dropout import Dropout, seed_dropout
-from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors
 from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.losses import FULL_SOFTMAX_UP_TO, Loss, full_softmax, gbce, gbce_beta, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model, model_settings
 from xrec.sequence.objective import asked_of
-from xrec.sequence.progress import Epoch, Progress, load_progress
+from xrec.sequence.progress import Epoch, Progress, load_progress, note_epoch
 from xrec.sequence.ranks import train_all
-from xrec.sequence.spec import TrainingSpec
-from xrec.sequence.trainer import TrainingError, note_epoch, schedule
+from xrec.sequence.trainer import TrainingError, schedule
 from xrec.sequence.transformer import turned, turns_of
 from xrec.sequence.vocabulary import Vocabulary
-from xrec.sequence.warm_start import Learned
 
 pytestmark = pytest.mark.torch
 
@@ -413,7 +411,8 @@ def random_windows(num_rows: int = 40, length: int = 12, seed: int = 4) -> tuple
         row_weight=(generator.random(num_rows) < 0.9).astype(np.float32),
     )
     item_idx_V = np.arange(-1, 20, dtype=np.int32)
-    return windows, Vocabulary(item_idx_V=item_idx_V, category_V=category_V, vectors_VG=None)
+    item_ids = pa.array([None, *map(str, range(20))])
+    return windows, Vocabulary(item_idx_V=item_idx_V, item_ids=item_ids, category_V=category_V, vectors_VG=None)
 
 
 def test_new_categories_are_asked_as_a_naive_version_asks() -> None:
@@ -659,7 +658,7 @@ def test_the_checkpoint_keeps_the_newest_and_the_best_epoch(trained: Callable[..
     _, settings, progress = trained("gru")
     spec = spec_of("gru", settings)
     names = {path.name for path in Path(spec.checkpoint).iterdir()}
-    assert names == {"settings.json", "progress.json"} | {
+    assert names == {"settings.json", "trained_on.json", "items.parquet", "progress.json"} | {
         f"epoch-{n}.safetensors" for n in {progress.last, progress.last - 1, progress.best}
     }
     assert load_progress(spec.checkpoint) == progress
@@ -675,59 +674,6 @@ def test_a_finished_training_trains_again_and_gives_the_same(
     printed = capfd.readouterr().out
     assert f"gru {FOLD}: epoch 1/8, loss " in printed
     assert "Cache cleanup" not in printed
-
-
-def test_a_later_fold_goes_on_from_the_one_before(tmp_path: Path) -> None:
-    settings = settings_at(tmp_path, epochs=4, epochs_more=1)
-    write_world(tmp_path, settings)
-    specs = TrainingSpec.plan("gru", [FOLD, FOLD], settings)
-    assert [(spec.earlier, spec.epochs) for spec in specs] == [((), 4), ((FOLD,), 1)]
-    assert specs[0].lineage != specs[1].lineage, "an unfinished training is resumed with the same history alone"
-    first, second = train_all(specs)
-    assert second.last == 1
-    assert second.epochs[0].loss < first.epochs[2].loss < first.epochs[0].loss
-    fresh = TrainingSpec.plan("gru", [FOLD, FOLD], settings_at(tmp_path, epochs=4, epochs_more=0))
-    assert [(spec.earlier, spec.epochs) for spec in fresh] == [((), 4), ((), 4)]
-
-
-def test_what_was_learned_moves_with_the_item() -> None:
-    """Items 7, 8, 9 were tokens 1, 2, 3; now 9 is token 1, 10 is new, and 7 is token 3."""
-    old, new = (GRU(items=ItemEncoder(vocabulary_size=3, dim=4), dim=4, num_layers=1, dropout=0.0) for _ in range(2))
-    before, now = (torch.tensor(shares, dtype=torch.float64) for shares in ([0, 0.5, 0.3, 0.2], [0, 0.1, 0.6, 0.3]))
-    with torch.no_grad():
-        old.items.bias.copy_(ItemEncoder.start_bias(before) + 0.25)
-    new.items.start_from(now)
-    start, embedding = new.items.bias.detach().clone(), new.items.embedding.weight.detach().clone()
-    learned = Learned.of(old, np.array([-1, 7, 8, 9], np.int32), before)
-    learned.pass_on(new, np.array([-1, 9, 10, 7], np.int32))
-    for name in ("output.weight", "output.bias", "layers.0.weight_ih_l0"):
-        assert torch.equal(new.state_dict()[name], old.state_dict()[name])
-    weights = new.items.embedding.weight
-    assert torch.equal(weights[1], old.items.embedding.weight[3])
-    assert torch.equal(weights[3], old.items.embedding.weight[1])
-    assert torch.equal(weights[[0, 2]], embedding[[0, 2]]), "padding and the new item start as in a fresh training"
-    moved = new.items.bias - start
-    np.testing.assert_allclose(moved.detach(), [0, 0.25, 0, 0.25], atol=1e-6)
-
-
-def test_given_vectors_are_turned_to_where_the_fold_before_had_them() -> None:
-    """The next fold's are the same but turned, of other items too, and with a little noise."""
-    generator = np.random.default_rng(5)
-    before, turn = generator.normal(size=(30, 4)), np.linalg.qr(generator.normal(size=(4, 4)))[0]
-    old_items, new_items = np.arange(-1, 29), np.concatenate([[-1], np.arange(28, 8, -1), [77]])
-    before[0] = 0
-    now = np.concatenate([before[new_items[:-1] + 1], generator.normal(size=(1, 4))]) @ turn
-    now[1:] += generator.normal(scale=0.01, size=now[1:].shape)
-    model = GRU(items=ItemEncoder(vocabulary_size=29, dim=4), dim=4, num_layers=1, dropout=0.0)
-    popularity = torch.full((30,), 1 / 30, dtype=torch.float64)
-    learned = Learned.of(model, old_items, popularity, before.astype(np.float32))
-    fold = Vocabulary(
-        item_idx_V=new_items.astype(np.int32), category_V=np.zeros(22, np.int32), vectors_VG=now.astype(np.float32)
-    )
-    turned = learned.turned(fold).vectors_VG
-    assert turned is not None
-    np.testing.assert_allclose(turned[:-1], before[new_items[:-1] + 1], atol=0.1)
-    np.testing.assert_allclose(turned @ turned.T, now @ now.T, atol=1e-4)
 
 
 def test_nothing_to_learn_from_is_named(tmp_path: Path) -> None:

@@ -101,6 +101,9 @@ step; divides the shards of a process."""
     """Passes over the training windows of the oldest fold of a run."""
     epochs_more: Annotated[int, Field(ge=0)] = 1
     """Passes over those of each later fold, which goes on from the model of the fold before; 0: every fold starts afresh."""
+    start_from: str | None = None
+    """Folder or URL of a fold of another finished run, `<artifacts>/<fold>`: the trainings of the run's oldest fold start from \
+that fold's models, of another log or of all categories, whose settings of the same model must fit; null: they start afresh."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: training multiplies matrices in bfloat16 (GPUs, processors with AMX); weights, sums and the optimizer keep float32."""
     learning_rate: Positive = 3e-3

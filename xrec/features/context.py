@@ -10,13 +10,14 @@ Fields are in the order of their names, whatever the order of the settings: JSON
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
+from xrec.features.sequence_files import context_names
 
 _MICROSECONDS_AN_HOUR = 3600e6
 _NUM_GAPS = 16
@@ -26,23 +27,15 @@ CLOCK = {"hour": 24, "weekday": 7, "month": 12}
 
 def context_sizes(settings: Settings) -> dict[str, int]:
     """How many codes each field of ``sequence.context`` has, by name."""
-    names = names_of(settings)
+    names = context_names(settings)
     sizes = {"gap": _NUM_GAPS, **CLOCK, **{field: len(values) for field, values in names.items()}}
     return {field: sizes[field] for field in sorted(settings.sequence.context)}
-
-
-def names_of(settings: Settings) -> Mapping[str, list[str]]:
-    """The names that event types and platforms can have, sorted: a name's place is its code."""
-    return {
-        "event_type": sorted(settings.weights.event_types),
-        "platform": sorted(source.log.platform for source in settings.sources),
-    }
 
 
 def with_context(events: DataFrame, settings: Settings) -> DataFrame:
     """Training events with ``context`` beside them: the codes of :func:`context_sizes`, array<int>; empty without any field."""
     local = F.from_utc_timestamp(C.EVENT_TS, settings.log.time.zone)
-    names = names_of(settings)
+    names = context_names(settings)
     codes: dict[str, Callable[[], Column]] = {
         "gap": _gap,
         "hour": lambda: F.hour(local) + 1,

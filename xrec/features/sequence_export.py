@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Sequence, Settings
+from xrec.evaluation.folds import Fold
 from xrec.features.context import context_sizes, with_context
 from xrec.features.index import assign_dense_index
 from xrec.features.item_content import cold_items
@@ -54,6 +55,7 @@ def given_vectors(tables: Tables, fold: str, sequence: Sequence) -> DataFrame | 
 
 def build_vocabulary(
     training_events: DataFrame,
+    items: DataFrame,
     eligible: DataFrame,
     sequence: Sequence,
     *,
@@ -68,6 +70,8 @@ def build_vocabulary(
 
     Parameters
     ----------
+    items
+        Which ``item_id`` has which ``item_idx``.
     eligible
         The items that may be recommended, with ``category_code``.
     vectors
@@ -78,8 +82,8 @@ def build_vocabulary(
     counts = training_events.groupBy(C.ITEM_IDX).agg(
         F.countDistinct(C.USER_IDX).cast("int").alias(C.NUM_BUYERS), F.count("*").cast("int").alias(C.NUM_EVENTS)
     )
-    items = counts.where(F.col(C.NUM_BUYERS) >= sequence.min_buyers)
-    indexed = assign_dense_index(items, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)
+    bought = counts.where(F.col(C.NUM_BUYERS) >= sequence.min_buyers)
+    indexed = assign_dense_index(bought, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)
     tokens = indexed.select(C.ITEM_IDX, (F.col(C.TOKEN) + 1).alias(C.TOKEN))
     given = (
         tokens.select(C.ITEM_IDX, F.lit(None).cast("array<float>").alias(C.VECTOR))
@@ -87,7 +91,7 @@ def build_vocabulary(
         else vectors.select(F.col(C.IDX).alias(C.ITEM_IDX), C.VECTOR)
     )
     known = (
-        items.join(tokens, C.ITEM_IDX, how="inner")
+        bought.join(tokens, C.ITEM_IDX, how="inner")
         .join(eligible.select(C.ITEM_IDX, C.CATEGORY_CODE), C.ITEM_IDX, how="left")
         .join(given, C.ITEM_IDX, how="left")
         .fillna(_NEVER_RECOMMENDED, [C.CATEGORY_CODE])
@@ -97,11 +101,12 @@ def build_vocabulary(
         nothing = F.lit(None).cast("array<int>")
         rows = known.withColumns({C.WORDS: nothing, C.PATHS: nothing}).select(*columns)
     else:
-        cold = cold_items(items, eligible, content, num_buckets=num_buckets).join(counts, C.ITEM_IDX, how="left")
+        cold = cold_items(bought, eligible, content, num_buckets=num_buckets).join(counts, C.ITEM_IDX, how="left")
         cold = cold.fillna(0, [C.NUM_BUYERS, C.NUM_EVENTS])
         cold = cold.withColumn(C.VECTOR, F.lit(None).cast("array<float>")).select(*columns)
         rows = known.join(content, C.ITEM_IDX, how="left").select(*columns).unionByName(cold)
-    return rows.select(F.lit(fold).alias(C.FOLD), *columns)
+    ids = items.select(C.ITEM_IDX, C.ITEM_ID)
+    return rows.join(ids, C.ITEM_IDX, how="inner").select(F.lit(fold).alias(C.FOLD), C.ITEM_ID, *columns)
 
 
 def build_windows(
@@ -281,7 +286,8 @@ def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence
 
 def describe_exports(
     tables: Tables,
-    sizes: dict[str, int],
+    folds: Many[Fold],
+    sizes: Mapping[str, int],
     settings: Settings,
     *,
     num_categories: int,
@@ -289,7 +295,7 @@ def describe_exports(
 ) -> list[Export]:
     """The contracts of the folds just written, one each, with the rows of a shard taken from the Parquet footers.
 
-    ``cold`` are the shares of :func:`xrec.features.item_content.cold_shares`; none: 0.
+    ``sizes`` are those of their vocabularies, ``cold`` the shares of :func:`xrec.features.item_content.cold_shares`; none: 0.
 
     Raises
     ------
@@ -300,25 +306,27 @@ def describe_exports(
     table, version = absolute(tables.path("sequences")), tables.written_versions["sequences"]
     context = context_sizes(settings)
     exports = []
-    for fold, size in sizes.items():
+    for fold in folds:
         rows = {
-            split: _rows_of_each_shard(table, version, fold, split, sequence.num_shards)
+            split: _rows_of_each_shard(table, version, fold.name, split, sequence.num_shards)
             for split in (TRAIN, VALIDATION)
         }
         if not rows[TRAIN]:
             raise ExportError(
-                f"fold {fold}: found no user to train on, expected at least one; set sequence.validation_share lower "
+                f"fold {fold.name}: found no user to train on, expected at least one; set sequence.validation_share lower "
                 f"(it is {sequence.validation_share})"
             )
         exports.append(
             Export(
-                fold=fold,
+                fold=fold.name,
+                as_of=fold.as_of.isoformat(),
+                skip_last=fold.skip_last,
                 table=table,
                 version=version,
                 vocabulary_table=absolute(tables.path("vocabulary")),
                 vocabulary_version=tables.written_versions["vocabulary"],
-                vocabulary_size=size,
-                cold_share=cold.get(fold, 0.0),
+                vocabulary_size=sizes[fold.name],
+                cold_share=cold.get(fold.name, 0.0),
                 num_categories=num_categories,
                 context=context,
                 length=sequence.length,

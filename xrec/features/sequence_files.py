@@ -54,6 +54,10 @@ class Export:
     """The contract of one fold's windows."""
 
     fold: str
+    as_of: str
+    """All events of the windows lie before it (ISO 8601, UTC)."""
+    skip_last: int | None
+    """In a last_out fold: how many of each user's newest events are not in the windows; None in time folds."""
     table: str
     """Folder or URL of the table ``sequences``."""
     version: int
@@ -147,6 +151,14 @@ def export_settings(settings: Settings) -> dict[str, Any]:
     )
     values = settings.sequence.model_dump(mode="json", include=set(names))
     return {"seed": settings.seed, **{f"sequence.{name}": values[name] for name in names}}
+
+
+def context_names(settings: Settings) -> Mapping[str, list[str]]:
+    """The names that event types and platforms can have, sorted: a name's place is its code in ``sequence.context``."""
+    return {
+        "event_type": sorted(settings.weights.event_types),
+        "platform": sorted(source.log.platform for source in settings.sources),
+    }
 
 
 def training_digest(settings: Settings, model: str) -> str:

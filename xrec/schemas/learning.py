@@ -107,8 +107,8 @@ LEARNING = (
             "catalogue says of it. Tokens -1, -2, ... are items without history enough that are known by that alone"
         ),
         columns=(
-            "fold string, token int, item_idx int, num_buyers int, num_events int, category_code int, vector array<float>, "
-            "words array<int>, paths array<int>"
+            "fold string, token int, item_idx int, item_id string, num_buyers int, num_events int, category_code int, "
+            "vector array<float>, words array<int>, paths array<int>"
         ),
         key=(C.FOLD, C.TOKEN),
         partitions=(C.FOLD,),

@@ -3,6 +3,8 @@
 A folder holds::
 
     settings.json              what is needed to build the model again, for people and for load_model
+    trained_on.json            what a training that starts from this one must know of it, as of the items
+    items.parquet              (xrec/sequence/trained_on.py)
     epoch-<n>.safetensors      weights and optimizer state after epoch n: the newest epochs and the best ones
     progress.json              written last, whole or not at all: which files count, and how far the training is
 

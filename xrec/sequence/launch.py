@@ -132,9 +132,12 @@ def run_as_rank(model: str, settings: Settings) -> None:
 def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progress]) -> Figures:
     """Figures of the main fold's training; its validation metric is left out, because it is not to be reported."""
     spec, progress = specs[-1], progresses[-1]
+    goes_on_from = progress.goes_on_from
+    if spec.earlier and specs[0].start_from is not None:
+        goes_on_from += f"; {specs[0].export.fold} from {progresses[0].goes_on_from}"
     return {
         "epochs": f"{progress.last} of {spec.epochs} (best {progress.best})",
-        "goes_on_from": spec.earlier[-1] if spec.earlier else "nothing",
+        "goes_on_from": goes_on_from,
         "loss": " ".join(f"{epoch.loss:.3f}" for epoch in progress.epochs),
         "vocabulary": f"{spec.export.vocabulary_size:,} items",
         "seconds an epoch": f"{sum(epoch.seconds for epoch in progress.epochs) / progress.last:.1f}",

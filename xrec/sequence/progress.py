@@ -33,6 +33,8 @@ class Progress:
     """Settings and seed; see xrec/features/sequence_files.py."""
     version: int
     """Delta version of the sequences."""
+    goes_on_from: str = "nothing"
+    """What it started from, and how many of its items that knew."""
     epochs: list[Epoch] = field(default_factory=list)
     best: int = 0
     """The epoch whose weights count; 0: none yet."""
@@ -45,6 +47,16 @@ class Progress:
     def last(self) -> int:
         """The newest epoch."""
         return len(self.epochs)
+
+
+def note_epoch(progress: Progress, epoch: Epoch, *, epochs: int, patience: int) -> None:
+    """Add an epoch to the progress, which then knows its best epoch and whether it is done.
+
+    Without validation users the newest epoch is the best one.
+    """
+    progress.epochs.append(epoch)
+    progress.best = best_of(progress.epochs)
+    progress.done = progress.last >= epochs or progress.last - progress.best >= patience
 
 
 def best_of(epochs: Sequence[Epoch]) -> int:

@@ -58,6 +58,8 @@ class TrainingSpec:
     settings: Settings
     artifacts: str
     """Folder or URL that all ranks see."""
+    start_from: str | None = None
+    """Folder or URL of the checkpoint of another training that it starts from; None: it starts afresh, or from the fold before."""
     earlier: tuple[str, ...] = ()
     """The folds that are trained before it, oldest first, each of which goes on from the one before; empty: it starts afresh."""
 
@@ -65,12 +67,19 @@ class TrainingSpec:
     def plan(cls, model: str, folds: Sequence[str], settings: Settings) -> list[TrainingSpec]:
         """The trainings of a run's folds, oldest first; raises where a fold has no export or one of other settings."""
         artifacts, goes_on = absolute(settings.storage.artifacts_root), settings.sequence.epochs_more > 0
+        start = settings.sequence.start_from and absolute(settings.sequence.start_from)
+        if start in {f"{artifacts}/{fold}" for fold in folds}:
+            raise LaunchError(
+                f"sequence.start_from: found {start}, which this run trains anew, expected a fold of another run; copy the folder, "
+                "or choose another storage.root or storage.artifacts for this run"
+            )
         return [
             cls(
                 model=model,
                 export=read_export(artifacts, fold, settings),
                 settings=settings,
                 artifacts=artifacts,
+                start_from=f"{start}/{model}/checkpoint" if start and not (goes_on and number) else None,
                 earlier=tuple(folds[:number]) if goes_on else (),
             )
             for number, fold in enumerate(folds)

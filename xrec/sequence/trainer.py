@@ -18,13 +18,15 @@ from torch import Tensor
 from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import load_tensors, newest_undamaged, save_epoch
 from xrec.sequence.dropout import seed_dropout
+from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
 from xrec.sequence.objective import asked_of
-from xrec.sequence.progress import Epoch, Progress, best_of, load_progress, save_progress
+from xrec.sequence.progress import Epoch, Progress, load_progress, note_epoch, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
+from xrec.sequence.trained_on import TrainedOn
 from xrec.sequence.validation import validate
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
@@ -47,7 +49,7 @@ class Trainer:
     """One training on this rank; all ranks make the same calls in the same order."""
 
     def __init__(self, spec: TrainingSpec, device: torch.device, say: Say, learned: Learned | None = None) -> None:
-        """Prepare a training that goes on from what an earlier fold ``learned``, or starts afresh."""
+        """Prepare a training that goes on from what an earlier fold ``learned``, or starts as its spec says."""
         self.spec = spec
         self.sequence = spec.settings.sequence
         self.seed = spec.settings.seed
@@ -77,12 +79,18 @@ class Trainer:
         self.model.items.start_from(self.targets.popularity, self.loss.start)
         if content is not None:
             self.model.items.describe(torch.from_numpy(content.words_IW), torch.from_numpy(content.paths_IP))
+        self.trained_on = TrainedOn.of(spec, self.vocabulary.given_dim)
+        if learned is None and spec.start_from is not None:
+            learned = Learned.read(
+                spec.start_from, self.model_settings, self.vocabulary, self.trained_on, device, self.say
+            )
+        self.goes_on_from = "nothing" if learned is None else learned.describe(self.vocabulary)
         if learned is not None:
             self.vocabulary = learned.turned(self.vocabulary)
         if self.vocabulary.vectors_VG is not None:
             self.model.items.give(torch.from_numpy(self.vocabulary.vectors_VG).to(device))
         if learned is not None:
-            learned.pass_on(self.model, self.vocabulary.item_idx_V)
+            learned.pass_on(self.model, self.vocabulary.item_ids)
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             learning,
@@ -99,10 +107,8 @@ class Trainer:
 
     def learned(self) -> Learned:
         """What the next fold goes on from."""
-        vocabulary = self.vocabulary
-        return Learned.of(
-            self.model, vocabulary.item_idx_V, self.targets.popularity, vocabulary.vectors_VG, shift=self.loss.start
-        )
+        name, popularity_V = self.spec.export.fold, self.targets.popularity
+        return Learned.of(self.model, self.vocabulary, popularity_V, name=name, shift=self.loss.start)
 
     def run(self, goes_on: Callable[[Progress], bool] | None = None) -> Progress:
         """Train to the end, resuming where a killed run left off; the model then holds the best epoch's weights.
@@ -140,7 +146,7 @@ class Trainer:
 
     def _start(self) -> Progress:
         """Progress to go on from: rank 0 decides, and all ranks get its weights."""
-        progress = Progress(digest=self.spec.lineage, version=self.spec.export.version)
+        progress = Progress(digest=self.spec.lineage, version=self.spec.export.version, goes_on_from=self.goes_on_from)
         if hvd.rank() == 0:
             progress = self._resume_or_clear(progress)
         progress = Progress(**vars(hvd.broadcast_object(progress, root_rank=0, name="progress")))
@@ -172,6 +178,10 @@ class Trainer:
             )
         remove(folder)
         write_json(f"{folder}/settings.json", self.model_settings)
+        start_bias_V = ItemEncoder.start_bias(self.targets.popularity, self.loss.start)
+        self.trained_on.save(folder, self.vocabulary.item_ids, start_bias_V.numpy())
+        if self.spec.start_from is not None:
+            self.say(f"{where}: goes on from {fresh.goes_on_from}; the others start as in a fresh training")
         return fresh
 
     def _restore(self, epoch: int) -> None:
@@ -289,16 +299,6 @@ def schedule(step: int, num_steps: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up if step + 1 < warm_up else 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1.0, num_steps - warm_up)))
-
-
-def note_epoch(progress: Progress, epoch: Epoch, *, epochs: int, patience: int) -> None:
-    """Add an epoch to the progress, which then knows its best epoch and whether it is done.
-
-    Without validation users the newest epoch is the best one.
-    """
-    progress.epochs.append(epoch)
-    progress.best = best_of(progress.epochs)
-    progress.done = progress.last >= epochs or progress.last - progress.best >= patience
 
 
 def describe_epoch(spec: TrainingSpec, epoch: Epoch, progress: Progress) -> str:

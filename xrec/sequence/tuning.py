@@ -79,7 +79,9 @@ def space_of(sequence: Sequence) -> dict[str, BaseDistribution]:
     if sequence.loss != "full_softmax":
         negatives = sequence.num_negatives
         space["num_negatives"] = IntDistribution(min(128, negatives), max(4096, negatives), log=True)
-    if sequence.item_vectors is None:
+    if sequence.start_from is not None:
+        del space["num_layers"]  # sizes are those of the model that it starts from
+    elif sequence.item_vectors is None:
         dims = {32, 64, 128, sequence.dim}
         unit = sequence.num_heads * (2 if sequence.positions == "rotary" else 1)
         space["dim"] = CategoricalDistribution(sorted(dim for dim in dims if dim % unit == 0))

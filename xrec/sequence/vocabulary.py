@@ -37,6 +37,8 @@ class Vocabulary:
 
     item_idx_V: NDArray[np.int32]
     """-1 for padding."""
+    item_ids: pa.StringArray
+    """The catalogue's keys, by which items of other vocabularies are known, shape (V,); null for padding."""
     category_V: NDArray[np.int32]
     """Codes; -1 for padding and for what is never recommended."""
     vectors_VG: NDArray[np.float32] | None
@@ -53,7 +55,7 @@ class Vocabulary:
     def read(cls, spec: TrainingSpec) -> Vocabulary:
         """The fold's vocabulary at its pinned version."""
         export = spec.export
-        columns = [C.TOKEN, C.ITEM_IDX, C.CATEGORY_CODE]
+        columns = [C.TOKEN, C.ITEM_IDX, C.ITEM_ID, C.CATEGORY_CODE]
         if spec.settings.sequence.item_vectors is not None:
             columns.append(C.VECTOR)
         if spec.settings.sequence.item_content:
@@ -69,6 +71,7 @@ class Vocabulary:
         assert np.array_equal(tokens, np.arange(1, export.vocabulary_size + 1)), "the vocabulary has a gap"
         return cls(
             item_idx_V=_after_padding(rows[C.ITEM_IDX]),
+            item_ids=pa.concat_arrays([pa.nulls(1, pa.string()), rows[C.ITEM_ID].combine_chunks()]),
             category_V=_after_padding(rows[C.CATEGORY_CODE]),
             vectors_VG=_given(rows[C.VECTOR], spec) if C.VECTOR in columns else None,
             content=_content(rows, cold) if C.WORDS in columns else None,
