@@ -19,6 +19,7 @@ from xrec.sequence.checkpoint import epoch_file
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.launch import describe_training
+from xrec.sequence.models import load_model
 from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import LaunchError, TrainingSpec
@@ -128,6 +129,10 @@ def test_a_training_starts_from_another_logs_checkpoint(model: str, vectors: boo
     fine_tuned = train_all([spec])[0]
     assert fine_tuned.goes_on_from == f"{spec.start_from}, which knows 60 of 60 items"
     assert describe_training([spec], [fine_tuned])["goes_on_from"] == fine_tuned.goes_on_from
+    before_VD, now_VD = (
+        load_model(of).items.embedding.weight.detach()[1:] for of in (f"{folder}/{model}/checkpoint", spec.checkpoint)
+    )
+    assert torch.cosine_similarity(before_VD.flip(0), now_VD).min() > 0.8, "the last item is the first there"
     scratch = train_all([dataclasses.replace(spec, start_from=None)])[0]
     assert scratch.goes_on_from == "nothing"
     assert fine_tuned.epochs[0].loss < scratch.epochs[0].loss - 0.1
