@@ -1,6 +1,7 @@
 """export_sequences: vocabularies and windows of all folds, as files that torch reads.
 
 ./spark-submit.sh jobs/export_sequences.py --set sequence.length=50 --set sequence.max_windows=12
+./spark-submit.sh jobs/export_sequences.py --changed-since latest     the newest windows, in the tokens of the last training
 """
 
 from functools import reduce
@@ -9,6 +10,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.features.changed_users import (
+    build_changed,
+    describe_changed,
+    seen_before,
+    summarise_changed,
+    take_vocabulary,
+    trained_exports,
+)
 from xrec.features.item_content import cold_shares, content_of
 from xrec.features.sequence_export import (
     build_vocabulary,
@@ -28,6 +37,8 @@ from xrec.storage.files import absolute
 def run(context: StageContext) -> Figures:
     """Write ``vocabulary`` and ``sequences`` of all folds, then the contracts beside them."""
     tables, sequence, folds = context.tables, context.settings.sequence, [fold.name for fold in context.folds]
+    if sequence.changed_since is not None:
+        return run_changed(context)
     items = tables.read("items")
     eligible = eligible_items(items)
     num_categories = num_categories_of(eligible)
@@ -54,6 +65,25 @@ def run(context: StageContext) -> Figures:
     exports = describe_exports(tables, context.folds, sizes, context.settings, num_categories=num_categories, cold=cold)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
     return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)
+
+
+def run_changed(context: StageContext) -> Figures:
+    """Write the same of folds that are not trained: in the tokens of trained folds, each user's newest window alone."""
+    tables, settings, folds = context.tables, context.settings, [fold.name for fold in context.folds]
+    trained = trained_exports(context.folds, settings)
+    eligible = eligible_items(tables.read("items"))
+    num_categories = num_categories_of(eligible)
+    before = [seen_before(tables, fold, export, settings.sequence) for fold, export in trained.items()]
+    vocabularies = [take_vocabulary(tables, fold, export, eligible) for fold, export in trained.items()]
+    tables.write("vocabulary", reduce(DataFrame.unionByName, vocabularies), fold=folds)
+    vocabulary = tables.read("vocabulary").where(F.col(C.FOLD).isin(folds))
+    events = tables.read("training_events").where(F.col(C.FOLD).isin(folds))
+    seen = reduce(DataFrame.unionByName, before)
+    windows = build_changed(events, vocabulary, eligible, seen, settings, num_categories=num_categories)
+    tables.write("sequences", windows, fold=folds)
+    exports = describe_changed(tables, trained, context.folds, num_categories)
+    write_exports(absolute(settings.storage.artifacts_root), exports)
+    return summarise_changed(tables, exports[-1], eligible, settings.sequence)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 ./spark-submit.sh jobs/pipeline.py                                        the default log, Complete Journey
 ./spark-submit.sh jobs/pipeline.py --config conf/my_shop.yaml             your log
+./spark-submit.sh jobs/pipeline.py --config conf/my_shop.yaml --changed-since latest      no sequence model is trained
 ./spark-submit.sh jobs/pipeline.py --from candidates                      again from a stage on
 ./spark-submit.sh jobs/pipeline.py --only evaluate                        one stage
 ./spark-submit.sh jobs/pipeline.py --dry-run                              what would run, on which versions

@@ -2,6 +2,7 @@
 
 ./spark-submit.sh jobs/train_gru.py --set sequence.epochs=8
 horovodrun -np 2 python jobs/train_gru.py --set sequence.launcher=horovodrun     (GPU hosts, no Spark)
+./spark-submit.sh jobs/train_gru.py --changed-since latest     trains nothing: encodes who changed since the training
 """
 
 from xrec.runs.training import main

@@ -391,6 +391,8 @@ def test_vectors_without_a_manifest_or_with_other_rows_are_refused(tmp_path: Pat
         fold="f",
         model="gru",
         digest=digest,
+        settings={},
+        weights="",
         dim=3,
         dtype="float32",
         parts={"part-0.parquet": 3},

@@ -50,7 +50,7 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config``, ``--set`` and a ``--help`` that lists every key with type, default and unit."""
+    """Add ``--config``, ``--set``, ``--changed-since`` and a ``--help`` that lists every key with type, default and unit."""
     parser.add_argument(
         "--config",
         action="append",
@@ -60,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting; repeatable"
+    )
+    parser.add_argument(
+        "--changed-since",
+        action="append",
+        type="sequence.changed_since={}".format,
+        metavar="TIME",
+        dest="overrides",
+        help="train no sequence model, encode the users who changed: the same as --set sequence.changed_since=TIME (or =latest)",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (

@@ -112,6 +112,10 @@ that fold's models, of another log or of all categories, whose settings of the s
     """Adam's decoupled decay."""
     patience: Count = 3
     """Epochs without a better validation metric before training stops."""
+    changed_since: str | None = None
+    """null: the models are trained. latest, or a date or time (ISO 8601, UTC): none is; of the folds trained before whose as_of \
+is not later than that, each fold takes the newest that knows nothing later than itself, encodes with its model the users \
+whose newest events have changed since, and takes over the vectors of all others and of items."""
     num_checkpoints: Count = 2
     """Newest epochs that are kept, beside the best: what a resumed training goes on from where the newest file is damaged."""
 

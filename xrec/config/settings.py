@@ -117,6 +117,15 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _changed_by_the_clock(self) -> Settings:
+        if self.sequence.changed_since is not None and self.folds.kind == "last_out":
+            raise ValueError(
+                f"sequence.changed_since: found {self.sequence.changed_since} beside folds.kind: last_out, expected folds with a "
+                "clock: a model that knows what was left out must not encode a fold that is judged by it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _context_by_the_clock(self) -> Settings:
         timed = [field for field in self.sequence.context if field in ("gap", "hour", "weekday", "month")]
         if timed and self.log.time.unit == "order":

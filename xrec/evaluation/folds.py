@@ -66,7 +66,7 @@ def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fol
         ]
         return _wanted(planned[::-1], folds, log_start)
     serves = folds.purpose == "serve"
-    as_of = just_after if folds.as_of == "latest" else _parse(folds.as_of)
+    as_of = just_after if folds.as_of == "latest" else parse_time("folds.as_of", folds.as_of)
     if not serves and folds.as_of == "latest":
         as_of = just_after - folds.horizon
     if as_of <= log_start:
@@ -139,13 +139,12 @@ def _with_position(events: DataFrame) -> DataFrame:
     return events.withColumn("position", F.row_number().over(newest_first))
 
 
-def _parse(text: str) -> datetime:
+def parse_time(key: str, text: str) -> datetime:
+    """The time that a setting names, in UTC; raises :class:`SettingsError` where it is none."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise SettingsError(
-            f"folds.as_of: found '{text}', expected latest, or a date or time such as 2017-11-01"
-        ) from None
+        raise SettingsError(f"{key}: found '{text}', expected latest, or a date or time such as 2017-11-01") from None
     return parsed.astimezone(timezone.utc) if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 

@@ -34,6 +34,11 @@ _EVENTS = "events"
 _SINCE = "since"
 _TOUCHES = "touches"
 _NEVER_RECOMMENDED = -1
+NUM_ROWS = "num_rows"
+_COLUMNS = (
+    *(C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW),
+    *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.CONTEXT, C.ROW_WEIGHT),
+)
 
 
 class ExportError(ValueError):
@@ -123,20 +128,35 @@ def build_windows(
     comes before it), the first token of a window (the next window's target), with ``objective: new_categories`` what
     does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
     """
-    sequence, seed = settings.sequence, settings.seed
-    known = vocabulary.where(F.col(C.TOKEN) > 0).select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
+    sequence = settings.sequence
+    rows = cut_windows(training_events, vocabulary, eligible, settings, num_categories=num_categories)
+    events = training_events.join(_known(vocabulary), [C.FOLD, C.ITEM_IDX], how="inner")
+    users = _place(events.groupBy(C.FOLD, C.USER_IDX).count(), sequence, settings.seed)
+    num_windows = F.sum(_num_windows(F.col("count"), sequence))
+    counts = users.groupBy(C.FOLD, C.SPLIT, C.SHARD).agg(num_windows.cast("int").alias(NUM_ROWS))
+    return rows.unionByName(padding_rows(counts, sequence, num_categories))
+
+
+def cut_windows(
+    training_events: DataFrame,
+    vocabulary: DataFrame,
+    eligible: DataFrame,
+    settings: Settings,
+    *,
+    num_categories: int,
+) -> DataFrame:
+    """The rows of :func:`build_windows` without those that pad shards."""
+    sequence, known = settings.sequence, _known(vocabulary)
     events = with_context(training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner"), settings)
-    columns = [
-        *(C.FOLD, C.SPLIT, C.SHARD, C.USER_IDX, C.WINDOW),
-        *(C.TOKENS, C.TOKEN_WEIGHTS, C.BASKETS, C.TOUCHED_AT, C.CONTEXT, C.ROW_WEIGHT),
-    ]
     newest = _collect_newest(events, sequence).join(
         _first_touches(training_events, known, eligible, num_categories), [C.FOLD, C.USER_IDX], how="left"
     )
-    windows = _place(_cut(newest, sequence, num_categories), sequence, seed)
-    rows = windows.withColumn(C.ROW_WEIGHT, F.lit(1.0).cast("float")).select(*columns)
-    users = _place(events.groupBy(C.FOLD, C.USER_IDX).count(), sequence, seed)
-    return rows.unionByName(_padding_rows(users, sequence, num_categories).select(*columns))
+    windows = _place(_cut(newest, sequence, num_categories), sequence, settings.seed)
+    return windows.withColumn(C.ROW_WEIGHT, F.lit(1.0).cast("float")).select(*_COLUMNS)
+
+
+def _known(vocabulary: DataFrame) -> DataFrame:
+    return vocabulary.where(F.col(C.TOKEN) > 0).select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
 
 
 def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame, num_categories: int) -> DataFrame:
@@ -239,16 +259,14 @@ def _cut(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame
     )
 
 
-def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame:
-    """Users with their ``count`` of events to the rows of weight 0 that make all shards of a (fold, split) equally long.
+def padding_rows(counts: DataFrame, sequence: Sequence, num_categories: int) -> DataFrame:
+    """The ``num_rows`` of each (fold, split, shard) to the rows of weight 0 that make all shards of a split equally long.
 
     The longest shard gets none. Their ``user_idx`` is negative and differs for every row of a fold.
     """
-    num_windows = _num_windows(F.col("count"), sequence)
-    counts = users.groupBy(C.FOLD, C.SPLIT, C.SHARD).agg(F.sum(num_windows).cast("int").alias("num_rows"))
     splits = counts.groupBy(C.FOLD, C.SPLIT).agg(
-        F.max("num_rows").alias("most"),
-        F.map_from_entries(F.collect_list(F.struct(C.SHARD, "num_rows"))).alias("rows_of"),
+        F.max(NUM_ROWS).alias("most"),
+        F.map_from_entries(F.collect_list(F.struct(C.SHARD, NUM_ROWS))).alias("rows_of"),
     )
     shards = splits.withColumn(C.SHARD, F.explode(F.sequence(F.lit(0), F.lit(sequence.num_shards - 1))))
     lacking = F.col("most") - F.coalesce(F.try_element_at("rows_of", C.SHARD), F.lit(0))
@@ -267,7 +285,7 @@ def _padding_rows(users: DataFrame, sequence: Sequence, num_categories: int) -> 
         F.array_repeat(F.lit(0), num_categories).alias(C.TOUCHED_AT),
         F.array_repeat(F.lit(0), (sequence.length + 1) * len(sequence.context)).alias(C.CONTEXT),
         F.lit(0.0).cast("float").alias(C.ROW_WEIGHT),
-    )
+    ).select(*_COLUMNS)
 
 
 def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence) -> dict[str, int]:
@@ -308,7 +326,7 @@ def describe_exports(
     exports = []
     for fold in folds:
         rows = {
-            split: _rows_of_each_shard(table, version, fold.name, split, sequence.num_shards)
+            split: rows_of_each_shard(table, version, fold.name, split, sequence.num_shards)
             for split in (TRAIN, VALIDATION)
         }
         if not rows[TRAIN]:
@@ -353,7 +371,8 @@ def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
     }
 
 
-def _rows_of_each_shard(table: str, version: int, fold: str, split: str, num_shards: int) -> int:
+def rows_of_each_shard(table: str, version: int, fold: str, split: str, num_shards: int) -> int:
+    """Rows of every shard of a split, from the Parquet footers; raises :class:`ExportError` where they are not equal."""
     counts = {
         shard: count_rows(data_files(table, version, fold=fold, split=split, shard=shard))
         for shard in range(num_shards)

@@ -2,10 +2,16 @@
 
 Below ``storage.artifacts``::
 
-    exports.json                                  the folds of the last export, in order
+    exports.json                                  the folds of the last export, in order, and the as-of of all ever exported
     <fold>/export.json                            the contract of a fold's windows
     <fold>/<model>/checkpoint/...                 see xrec/sequence/checkpoint.py
     <fold>/<model>/vectors-v<version>-<digest>/   part-<rank>.parquet, and manifest.json, written last
+
+and the same of folds that are encoded and not trained (xrec/features/changed_users.py), which may be folds of the same name::
+
+    changed.json
+    <fold>/changed.json
+    <fold>/<model>/changed-v<version>-<digest>/
 
 Neither Spark nor torch is imported here.
 """
@@ -17,21 +23,27 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.storage.files import FilesError, exists, read_json, write_json
+from xrec.storage.files import FilesError, exists, names_in, read_json, write_json
 
 TRAIN, VALIDATION = "train", "validation"
+CHANGED, UNCHANGED = "changed", "unchanged"
+"""The splits of a fold that is not trained: the users that are encoded, and those whose vectors are taken over."""
 MODELS = ("gru", "transformer")
 NUM_HASHES = 1 << 14
 """The words of items are known by hashes that run from 1 to this; 0 is no word."""
 
 _NOT_LEARNED = frozenset(
-    {"launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"}
+    {
+        *("launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"),
+        "changed_since",
+    }
 )
 """Settings that change how a training runs, not what it learns."""
 
@@ -80,6 +92,10 @@ class Export:
     fields: tuple[Field, ...]
     settings: dict[str, Any]
     """The settings that made it; see :func:`export_settings`."""
+    trained_on: str | None = None
+    """The fold whose models encode it, so that its tokens are theirs; None: its own, once they are trained."""
+    trained_version: int | None = None
+    """The version of the sequences of that fold."""
 
     def check_arrays(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
         """Raise :class:`ContractMismatchError` where arrays read from ``source`` are not what was written."""
@@ -117,6 +133,10 @@ class Staged:
     model: str
     digest: str
     """See :func:`training_digest`."""
+    settings: dict[str, Any]
+    """See :func:`learned_settings`."""
+    weights: str
+    """Digest of the weights of the model that encoded."""
     dim: int
     """Length of a vector: the model's dimension and one for the item's bias."""
     dtype: str
@@ -150,27 +170,43 @@ def export_settings(settings: Settings) -> dict[str, Any]:
         *("targets", "objective", "item_vectors", "item_content", "context"),
     )
     values = settings.sequence.model_dump(mode="json", include=set(names))
-    return {"seed": settings.seed, **{f"sequence.{name}": values[name] for name in names}}
+    codes = {
+        f"codes of {field}": found for field, found in context_names(settings).items() if field in values["context"]
+    }
+    return {"seed": settings.seed, **{f"sequence.{name}": values[name] for name in names}, **codes}
 
 
-def context_names(settings: Settings) -> Mapping[str, list[str]]:
-    """The names that event types and platforms can have, sorted: a name's place is its code in ``sequence.context``."""
+def context_names(settings: Settings) -> dict[str, list[str]]:
+    """The names that event types and platforms can have, sorted: a name's place is its code."""
     return {
         "event_type": sorted(settings.weights.event_types),
         "platform": sorted(source.log.platform for source in settings.sources),
     }
 
 
+def learned_settings(settings: Settings, model: str) -> dict[str, Any]:
+    """The settings that decide what a model learns; how it is launched is not in them."""
+    return {
+        "model": model,
+        "seed": settings.seed,
+        **settings.sequence.model_dump(mode="json", exclude=set(_NOT_LEARNED)),
+    }
+
+
 def training_digest(settings: Settings, model: str) -> str:
-    """Ten hex digits that change when a setting changes what the model learns; how it is launched is not in it."""
-    learned = settings.sequence.model_dump(mode="json", exclude=set(_NOT_LEARNED))
-    text = json.dumps({"model": model, "seed": settings.seed, **learned}, sort_keys=True)
+    """Ten hex digits that change when one of the :func:`learned_settings` changes."""
+    text = json.dumps(learned_settings(settings, model), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def export_location(artifacts: str, fold: str) -> str:
-    """Where a fold's export contract lies."""
-    return f"{artifacts}/{fold}/export.json"
+def as_trained(settings: Settings) -> Settings:
+    """The settings of the training whose models encode a run that trains none."""
+    return settings.model_copy(update={"sequence": settings.sequence.model_copy(update={"changed_since": None})})
+
+
+def export_location(artifacts: str, fold: str, *, trains: bool) -> str:
+    """Where the contract of a fold lies that is trained, or only encoded."""
+    return f"{artifacts}/{fold}/{'export' if trains else 'changed'}.json"
 
 
 def model_location(artifacts: str, fold: str, model: str) -> str:
@@ -180,22 +216,38 @@ def model_location(artifacts: str, fold: str, model: str) -> str:
 
 def staging_location(artifacts: str, export: Export, model: str, digest: str) -> str:
     """The folder of the vectors that a model of these settings makes from this export."""
-    return f"{model_location(artifacts, export.fold, model)}/vectors-v{export.version}-{digest}"
+    prefix = "vectors" if export.trained_on is None else "changed"
+    return f"{model_location(artifacts, export.fold, model)}/{prefix}-v{export.version}-{digest}"
 
 
 def write_exports(artifacts: str, exports: list[Export]) -> None:
-    """Write each fold's contract, then the list of the folds."""
+    """Write the contract of each fold of a run, then the list of the folds."""
+    trains = exports[0].trained_on is None
     for export in exports:
-        write_json(export_location(artifacts, export.fold), dataclasses.asdict(export))
-    write_json(f"{artifacts}/exports.json", {"folds": [export.fold for export in exports]})
-
-
-def read_exported_folds(artifacts: str) -> list[str]:
-    """The folds of the last export, in order; raises where there was none."""
+        write_json(export_location(artifacts, export.fold, trains=trains), dataclasses.asdict(export))
+    folds = [export.fold for export in exports]
+    if not trains:
+        write_json(f"{artifacts}/changed.json", {"folds": folds})
+        return
     location = f"{artifacts}/exports.json"
+    before = read_json(location).get("as_of", {}) if exists(location) else {}
+    as_of = {**before, **{export.fold: export.as_of for export in exports}}
+    write_json(location, {"folds": folds, "as_of": as_of})
+
+
+def read_exported_folds(artifacts: str, *, trains: bool = True) -> list[str]:
+    """The folds of the last export of models to train, or of users to encode, in order; raises where there was none."""
+    location = f"{artifacts}/{'exports' if trains else 'changed'}.json"
     if not exists(location):
         raise FilesError(f"{location}: no such file; run the stage export_sequences with the same settings first")
     return list(read_json(location)["folds"])
+
+
+def read_as_ofs(artifacts: str) -> dict[str, datetime]:
+    """The as-of of every fold that was exported to train on, by name; empty where none was."""
+    location = f"{artifacts}/exports.json"
+    found = read_json(location).get("as_of", {}) if exists(location) else {}
+    return {fold: datetime.fromisoformat(as_of) for fold, as_of in found.items()}
 
 
 def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
@@ -206,7 +258,7 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     FilesError, ContractMismatchError
         It is missing, from another xrec, or made with other settings.
     """
-    location = export_location(artifacts, fold)
+    location = export_location(artifacts, fold, trains=settings.sequence.changed_since is None)
     if not exists(location):
         raise FilesError(f"{location}: no such file; run the stage export_sequences with the same settings first")
     values = read_json(location)
@@ -223,18 +275,34 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     return export
 
 
+def read_trained_export(artifacts: str, export: Export, settings: Settings) -> Export:
+    """The contract of the fold whose models encode another one; raises where it has been exported anew since."""
+    assert export.trained_on is not None
+    trained = read_export(artifacts, export.trained_on, as_trained(settings))
+    if trained.version != export.trained_version:
+        location = export_location(artifacts, trained.fold, trains=True)
+        raise ContractMismatchError(_explain(location, "version", trained.version, export.trained_version))
+    return trained
+
+
 def write_staged(folder: str, staged: Staged) -> None:
     """Write the manifest: from now on the folder is complete."""
     write_json(f"{folder}/manifest.json", dataclasses.asdict(staged))
 
 
-def read_staged(folder: str, model: str) -> Staged:
-    """The manifest of staged vectors; a folder without one is unfinished and refused."""
-    location = f"{folder}/manifest.json"
+def read_staged(folder: str, model: str, settings: Settings | None = None) -> Staged:
+    """The manifest of staged vectors; a folder without one is unfinished and refused.
+
+    With the ``settings`` of an earlier training it is said which of them are others than those of the vectors that are there.
+    """
+    location, which = f"{folder}/manifest.json", "with the same settings"
     if not exists(location):
+        if settings is not None:
+            _refuse_others(folder, learned_settings(settings, model))
+            which = "of that fold, without --changed-since,"
         raise FilesError(
             f"{location}: no such file, so there are no complete vectors of model '{model}' for these settings and this "
-            f"version of the sequences; run the stage train_{model} with the same settings first"
+            f"version of the sequences; run the stage train_{model} {which} first"
         )
     staged = _build(Staged, read_json(location), location)
     if staged.model != model or sum(staged.parts.values()) != staged.users + staged.items:
@@ -247,6 +315,18 @@ def read_staged(folder: str, model: str) -> Staged:
             )
         )
     return staged
+
+
+def _refuse_others(folder: str, learned: dict[str, Any]) -> None:
+    """Raise :class:`ContractMismatchError` where the same version's vectors are there, of a model that learned otherwise."""
+    parent, name = folder.rsplit("/", 1)
+    same = f"{name.rsplit('-', 1)[0]}-"
+    for location in (f"{parent}/{other}/manifest.json" for other in names_in(parent) if other.startswith(same)):
+        found = read_json(location)["settings"] if exists(location) else learned
+        for key in sorted({*found, *learned}):
+            if found.get(key) != learned.get(key):
+                setting = key if key == "seed" else f"sequence.{key}"
+                raise ContractMismatchError(_explain(location, setting, found.get(key), learned.get(key)))
 
 
 _Contract = TypeVar("_Contract", Export, Staged)

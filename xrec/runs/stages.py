@@ -25,6 +25,8 @@ class StageInfo:
     """Writes the feeds that ``filters`` names as well."""
     gives_vectors: bool = False
     """Hands the item vectors of ``sequence.item_vectors`` to the sequence models, and so reads them."""
+    takes_over: tuple[str, ...] = ()
+    """What it reads as well where ``sequence.changed_since`` is set: what an earlier training left."""
     obeys_filters: bool = False
     """Asks the rules and blocked pairs of ``filters``, where there are some, and so reads what they look at."""
 
@@ -75,6 +77,7 @@ STAGES: tuple[StageInfo, ...] = (
         writes=("vocabulary", "sequences"),
         serves=MODELS,
         gives_vectors=True,
+        takes_over=("vocabulary", "sequences"),
     ),
     StageInfo(
         name="train_gru",
@@ -92,7 +95,14 @@ STAGES: tuple[StageInfo, ...] = (
         own_application=True,
         serves=("transformer",),
     ),
-    StageInfo(name="load_vectors", does="load the models' vectors", reads=(), writes=("vectors",), serves=MODELS),
+    StageInfo(
+        name="load_vectors",
+        does="load the models' vectors",
+        reads=(),
+        writes=("vectors",),
+        serves=MODELS,
+        takes_over=("sequences",),
+    ),
     StageInfo(
         name="candidates",
         does="exact top K of every source",
@@ -167,17 +177,25 @@ STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
 
 
 def needed_sources(settings: Settings) -> tuple[str, ...]:
-    """The sources whose models a run trains: those that are blended, and the one that gives the sequence models item vectors."""
+    """The sources whose models a run trains: those that are blended, and the one that gives the sequence models item vectors.
+
+    Sequence models that are not trained are given none.
+    """
     sources, given_by = settings.ranking.sources, settings.sequence.item_vectors
-    return (*sources, given_by) if given_by is not None and not set(MODELS).isdisjoint(sources) else sources
+    if given_by is None or settings.sequence.changed_since is not None or set(MODELS).isdisjoint(sources):
+        return sources
+    return (*sources, given_by)
 
 
 def reads_of(stage: StageInfo, settings: Settings) -> tuple[str, ...]:
     """The tables that a stage reads with these settings.
 
-    With filters also what their rules and blocked pairs look at, and the export the vectors that items are given.
+    With filters also what their rules and blocked pairs look at, and the export the vectors that items are given; where no sequence
+    model is trained, what is taken over.
     """
     filters = settings.filters
+    if settings.sequence.changed_since is not None and stage.takes_over:
+        return tuple(dict.fromkeys((*stage.reads, *stage.takes_over)))
     if stage.gives_vectors and settings.sequence.item_vectors is not None:
         return (*stage.reads, "vectors")
     if filters is None or not stage.obeys_filters:

@@ -144,6 +144,8 @@ def _of_figure(row: Row, stage: StageRun) -> Iterator[Metric]:
 
 def _of_training(settings: Settings, stages: Sequence[StageRun]) -> Iterator[Metric]:
     """Loss and validation of each epoch of the models that the run trained."""
+    if settings.sequence.changed_since is not None:
+        return
     trained = {stage.stage.removeprefix("train_"): stage for stage in stages}
     artifacts = absolute(settings.storage.artifacts_root)
     for model in (model for model in MODELS if model in trained):

@@ -121,7 +121,8 @@ LEARNING = (
             "a window of a user's history in a fold, oldest token first, left-padded with 0 to length + 1 tokens: "
             "inputs are tokens[:-1], targets tokens[1:]; window 0 is the newest; baskets counts from the user's newest basket, 1; "
             "touched_at is the place in the window from which he has each category; context has the codes of each token, one token "
-            "after the other; rows of row_weight 0 pad a shard"
+            "after the other; rows of row_weight 0 pad a shard. Split is train or validation; in a fold that is "
+            "only encoded there is the newest window alone, changed or unchanged since the fold whose model encodes it"
         ),
         columns=(
             "fold string, split string, shard int, user_idx int, window int, tokens array<int>, "

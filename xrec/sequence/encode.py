@@ -1,7 +1,12 @@
-"""Users and items to vectors, by the ranks that trained: what leaves torch for Spark."""
+"""Users and items to vectors, by the ranks that trained, or that load what was trained: what leaves torch for Spark.
+
+Windows are read a row group at a time (:meth:`xrec.sequence.loader.Shard.read`) and their vectors written as they come, so memory
+does not grow with the number of users. The table of the items' vectors is made at once: it is as large as the model.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 
@@ -15,10 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xrec import columns as C
-from xrec.features.sequence_files import TRAIN, VALIDATION, Staged, model_location, write_staged
+from xrec.features.sequence_files import (
+    ContractMismatchError,
+    Staged,
+    learned_settings,
+    model_location,
+    read_staged,
+    write_staged,
+)
 from xrec.sequence.item_encoder import user_vectors
 from xrec.sequence.loader import Shard
-from xrec.sequence.models import SequenceModel
+from xrec.sequence.models import SequenceModel, load_model
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.states import states_of
 from xrec.sequence.vocabulary import Vocabulary
@@ -39,8 +51,38 @@ Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
 """Kind (user or item), indexes, and one vector a row."""
 
 
-def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary) -> Staged:
-    """Write the vectors of all users and items of the export, each rank a part; the manifest comes last.
+def load_trained(spec: TrainingSpec) -> SequenceModel:
+    """The model that encodes a fold that is not trained.
+
+    Raises
+    ------
+    FilesError, ContractMismatchError
+        The training of these settings has not finished, or its vectors, which are taken over, are those of other weights.
+    """
+    trained = spec.trained_on
+    assert trained is not None
+    staged = read_staged(trained.staging, spec.model, trained.settings)
+    model = load_model(trained.checkpoint)
+    if (found := digest_of(model)) != staged.weights:
+        raise ContractMismatchError(
+            f"{trained.checkpoint}: found a model of weights {found}, expected {staged.weights}, which the vectors in "
+            f"{trained.staging} were made with: the training was begun anew; let it finish (train_{spec.model} without "
+            "--changed-since), or choose an earlier fold by sequence.changed_since"
+        )
+    return model
+
+
+def digest_of(model: SequenceModel) -> str:
+    """Ten hex digits that change with any weight."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:10]
+
+
+def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary | None = None) -> Staged:
+    """Write the vectors of all users of the export and of the vocabulary's items, each rank a part; the manifest comes last.
 
     A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
     bias; so their dot product is the model's logit. Users with an event of the vocabulary have one, validation users too.
@@ -61,15 +103,18 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary)
             users += len(vectors[1])
             total_E += torch.from_numpy(vectors[2].sum(axis=0, dtype=np.float64))
             writer.write_table(_to_table(spec, vectors))
-        total_E = hvd.allreduce(total_E, op=hvd.Sum, name="states")
-        for vectors in _item_vectors(spec, model, vocabulary, total_E / total_E[-1]):
-            items += len(vectors[1])
-            writer.write_table(_to_table(spec, vectors))
+        if vocabulary is not None:
+            total_E = hvd.allreduce(total_E, op=hvd.Sum, name="states")
+            for vectors in _item_vectors(spec, model, vocabulary, total_E / total_E[-1]):
+                items += len(vectors[1])
+                writer.write_table(_to_table(spec, vectors))
     gathered = hvd.allgather_object((name, users, items), name="parts")
     staged = Staged(
         fold=spec.export.fold,
         model=spec.model,
         digest=spec.digest,
+        settings=learned_settings(spec.settings, spec.model),
+        weights=digest_of(model),
         dim=model.items.embedding.embedding_dim + 1,
         dtype="float32",
         parts={part: num_users + num_items for part, num_users, num_items in gathered},
@@ -83,20 +128,21 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary)
 
 
 def _finish(spec: TrainingSpec, staged: Staged) -> None:
-    """Write the manifest, and remove what it does not name: parts of more ranks, vectors of earlier trainings."""
+    """Write the manifest, and remove what it does not name: parts of more ranks, vectors of earlier exports and trainings."""
     for name in names_in(spec.staging):
         if name not in staged.parts:
             remove(f"{spec.staging}/{name}")
     write_staged(spec.staging, staged)
     folder = model_location(spec.artifacts, spec.export.fold, spec.model)
+    kind = spec.staging.rsplit("/", 1)[1].split("-", 1)[0]
     for name in names_in(folder):
-        if name.startswith("vectors-") and f"{folder}/{name}" != spec.staging:
+        if name.startswith(f"{kind}-") and f"{folder}/{name}" != spec.staging:
             remove(f"{folder}/{name}")
 
 
 def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:
     model.eval()
-    for split in (TRAIN, VALIDATION):
+    for split in spec.export.rows:
         for index in range(hvd.rank(), spec.export.num_shards, hvd.size()):
             for rows in Shard.find(spec.export, split, index).read():
                 newest = rows.take(np.flatnonzero((rows.window == 0) & (rows.row_weight > 0)))

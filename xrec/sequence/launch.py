@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xrec.config import Settings
-from xrec.features.sequence_files import read_exported_folds
+from xrec.features.sequence_files import Staged, read_exported_folds
 from xrec.sequence.journal import Following
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, RankError, TrainingSpec, Trial
@@ -25,9 +25,11 @@ SELECT = "select-"
 
 
 def train_under_spark(context: Any, model: str) -> Figures:
-    """Train a model on all folds of the context's run, in Spark tasks; gives the main fold's figures."""
+    """Train a model on all folds of the context's run, or encode who changed, in Spark tasks; gives the main fold's figures."""
     settings: Settings = context.settings
     specs = TrainingSpec.plan(model, [fold.name for fold in context.folds], settings)
+    if settings.sequence.changed_since is not None:
+        return describe_encoding(specs, _run_in_tasks(context.spark, specs[0], _encode, specs, context.say))
     progresses = _run_in_tasks(context.spark, specs[0], _train, specs, context.say)
     return describe_training(specs, progresses)
 
@@ -121,12 +123,14 @@ def _run_in_tasks(spark: Any, spec: TrainingSpec, work: Callable[..., Any], of: 
 
 
 def run_as_rank(model: str, settings: Settings) -> None:
-    """Train a model on all folds of the last export, as one of the ranks that horovodrun started; no JVM is needed."""
-    folds = read_exported_folds(absolute(settings.storage.artifacts_root))
-    specs = TrainingSpec.plan(model, folds, settings)
-    progresses = _train(specs)
+    """The same on all folds of the last export, as one of the ranks that horovodrun started; no JVM is needed."""
+    trains = settings.sequence.changed_since is None
+    specs = TrainingSpec.plan(
+        model, read_exported_folds(absolute(settings.storage.artifacts_root), trains=trains), settings
+    )
+    figures = describe_training(specs, _train(specs)) if trains else describe_encoding(specs, _encode(specs))
     if os.environ.get("HOROVOD_RANK", "0") == "0":
-        _print_figures(describe_training(specs, progresses))
+        _print_figures(figures)
 
 
 def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progress]) -> Figures:
@@ -146,6 +150,16 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
     }
 
 
+def describe_encoding(specs: Sequence[TrainingSpec], encoded: Sequence[Staged]) -> Figures:
+    """Figures of the main fold where nothing was trained."""
+    return {
+        "trained": f"nothing: the model of {specs[-1].export.trained_on} encodes",
+        "users encoded": f"{encoded[-1].users:,}",
+        "processes": f"{specs[-1].settings.sequence.num_processes}",
+        "digest": specs[-1].digest,
+    }
+
+
 def _print_figures(figures: Figures) -> None:
     for figure, value in figures.items():
         print(f"    {figure}: {value}", flush=True)
@@ -155,6 +169,12 @@ def _train(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Pr
     from xrec.sequence.ranks import train_all  # noqa: PLC0415 - it imports torch
 
     return train_all(specs, journal)
+
+
+def _encode(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Staged]:
+    from xrec.sequence.ranks import encode_changed  # noqa: PLC0415 - it imports torch
+
+    return encode_changed(specs, journal)
 
 
 def _tune(spec: TrainingSpec, journal: str | None = None) -> list[Trial]:

@@ -1,8 +1,9 @@
-"""What every rank does: train and encode one fold after the other, the same under both launchers."""
+"""What every rank does: train and encode one fold after the other, or only encode, the same under both launchers."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,8 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 
 from xrec.config import Tuning
-from xrec.sequence.encode import encode_all
+from xrec.features.sequence_files import Staged
+from xrec.sequence.encode import encode_all, load_trained
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec, Trial
@@ -49,6 +51,20 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         for trainer, progress in trained:
             trainer.close(progress)
         return [progress for _, progress in trained]
+
+
+def encode_changed(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Staged]:
+    """Encode the users of one fold after the other who changed since its model was trained; as :func:`train_all` is called."""
+    with _joined(specs[0], journal) as (device, say):
+        encoded = []
+        for spec in specs:
+            started = time.perf_counter()
+            staged = encode_all(spec, load_trained(spec).to(device))
+            encoded.append(staged)
+            seconds = time.perf_counter() - started
+            who = f"{staged.users:,} users who changed since {spec.export.trained_on}"
+            say(f"{spec.model} {spec.export.fold}: {who} encoded, {seconds:.1f} s")
+        return encoded
 
 
 def tune_one(spec: TrainingSpec, tuning: Tuning, journal: str | None = None) -> list[Trial]:

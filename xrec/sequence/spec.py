@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrec.config import Settings
-from xrec.features.sequence_files import Export, model_location, read_export, staging_location, training_digest
+from xrec.features.sequence_files import (
+    Export,
+    as_trained,
+    model_location,
+    read_export,
+    read_trained_export,
+    staging_location,
+    training_digest,
+)
 from xrec.storage.files import absolute
 
 
@@ -62,11 +70,17 @@ class TrainingSpec:
     """Folder or URL of the checkpoint of another training that it starts from; None: it starts afresh, or from the fold before."""
     earlier: tuple[str, ...] = ()
     """The folds that are trained before it, oldest first, each of which goes on from the one before; empty: it starts afresh."""
+    trained_on: TrainingSpec | None = None
+    """The training whose model encodes the fold's users; None: its own."""
 
     @classmethod
     def plan(cls, model: str, folds: Sequence[str], settings: Settings) -> list[TrainingSpec]:
         """The trainings of a run's folds, oldest first; raises where a fold has no export or one of other settings."""
         artifacts, goes_on = absolute(settings.storage.artifacts_root), settings.sequence.epochs_more > 0
+        if settings.sequence.changed_since is not None:
+            return [
+                cls._of_changed(model, read_export(artifacts, fold, settings), settings, artifacts) for fold in folds
+            ]
         start = settings.sequence.start_from and absolute(settings.sequence.start_from)
         if start in {f"{artifacts}/{fold}" for fold in folds}:
             raise LaunchError(
@@ -84,6 +98,16 @@ class TrainingSpec:
             )
             for number, fold in enumerate(folds)
         ]
+
+    @classmethod
+    def _of_changed(cls, model: str, export: Export, settings: Settings, artifacts: str) -> TrainingSpec:
+        trained = cls(
+            model=model,
+            export=read_trained_export(artifacts, export, settings),
+            settings=as_trained(settings),
+            artifacts=artifacts,
+        )
+        return cls(model=model, export=export, settings=settings, artifacts=artifacts, trained_on=trained)
 
     @property
     def epochs(self) -> int:
