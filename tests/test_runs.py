@@ -60,6 +60,17 @@ def test_the_model_that_gives_item_vectors_is_trained_for_the_sequence_models() 
     assert needed("popularity,gru", "text_svd") == ("popularity", "gru", "text_svd")
     assert needed("popularity,gru", "null") == ("popularity", "gru")
     assert needed("popularity,recent", "als") == ("popularity", "recent")
+    overrides = ["ranking.sources=[popularity,gru]", "sequence.item_vectors=als", "sequence.changed_since=latest"]
+    encoded = load_settings([], overrides)
+    assert needed_sources(encoded) == ("popularity", "gru"), "what is not trained is given nothing"
+    by_name = {stage.name: stage for stage in STAGES}
+    assert reads_of(by_name["load_vectors"], encoded) == ("sequences",)
+    assert set(reads_of(by_name["export_sequences"], encoded)) == {
+        "training_events",
+        "items",
+        "vocabulary",
+        "sequences",
+    }
 
 
 def test_the_plan_names_what_filters_read_and_write() -> None:
