@@ -5,24 +5,26 @@
     ./spark-submit.sh tests/bench/fine_tuning.py --quick                     one model, one seed, three epochs: does it run
 
 The small log has the events of one category's items, of the users with three of them or more. It is judged by each user's last but
-one, the fold that settings are chosen on, among all its items that he did not have, and learned from those before. The large log
-has all categories and users, less all that a user of the small log did from that event on, so that no model has seen it or what
-came after. The trainings run in this process, as one rank.
+one, the fold that settings are chosen on, among all items that he did not have, and learned from those before. The large log has
+all categories and users, less all that a user of the small log did from that event on, so that no model has seen it or what came
+after. The trainings run in this process, as one rank, with the settings below, the same for all; a tenth of the small
+log's users and a twentieth of the large one's choose the epoch.
 
 - ndcg10, hr10 of each model trained from scratch on the small log, pre_trained on the large one (its weights as they are, with the
   small log's vocabulary and popularity), and fine_tuned (``sequence.start_from``): means over users and seeds; and of popularity,
   which counts the small log's buyers
 - ndcg10_gain, hr10_gain: fine_tuned less scratch and less popularity, with the interval of a paired bootstrap over users, whose
-  values are means over the seeds. A seed draws the start and the order of both trainings.
+  values are means over the seeds. The seeds are those of the small log's trainings; of each model one is pre-trained, so that how
+  much another one would gain is not in the interval.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from trainings import report
 from xrec.config import Settings, load_settings
 from xrec.evaluation.intervals import poisson_weights
 from xrec.features.sequence_files import read_exported_folds, read_staged
+from xrec.sequence.progress import load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec
 
@@ -53,14 +56,15 @@ BOTH: dict[str, Any] = {
     "sequence.max_windows": 1,
     "sequence.min_buyers": 1,
     "sequence.num_processes": 1,
-    "sequence.batch_rows": 128,
+    "sequence.batch_rows": 32,
     "sequence.learning_rate": 2e-3,
-    "sequence.epochs": 10,
+    "sequence.epochs": 20,
+    "sequence.patience": 5,
     "sequence.epochs_more": 0,
 }
-LARGE = {"folds.purpose": "serve", "folds.num_select": 0}
+LARGE = {"folds.purpose": "serve", "folds.num_select": 0, "sequence.batch_rows": 256, "sequence.epochs": 6}
 """Nothing more is held out of the large log than is left out of its file."""
-SMALL: dict[str, Any] = {"sequence.validation_share": 0.1, "sequence.batch_rows": 32}
+SMALL = {"sequence.validation_share": 0.1}
 STAYS = 1e-12
 """A learning rate that changes nothing."""
 
@@ -72,35 +76,42 @@ def main() -> None:
     parser.add_argument("--category", default="Fragrance", help="of items.csv.gz")
     parser.add_argument("--models", nargs="+", default=["gru", "transformer"], choices=["gru", "transformer"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    parser.add_argument("--tables", metavar="PATH", help="where the tables are kept (default: a temporary folder)")
+    parser.add_argument(
+        "--tables", metavar="PATH", help="where tables and pre-trained models are kept (default: a temporary folder)"
+    )
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     models, seeds = (["gru"], [0]) if arguments.quick else (arguments.models, arguments.seeds)
     epochs = {"sequence.epochs": 3} if arguments.quick else {}
     with tempfile.TemporaryDirectory(prefix="xrec-fine-tuning-") as temporary:
         folder = Path(arguments.tables or temporary).resolve()
-        large_log, small_log = write_logs(Path(arguments.data), arguments.category, folder)
-        large = exported(folder / "large", large_log, arguments.data, BOTH | LARGE | epochs)
-        small = exported(folder / "small", small_log, arguments.data, BOTH | SMALL | epochs)
-        judge = Judge.read(folder / "small")
+        write_logs(Path(arguments.data), arguments.category, folder)
+        large, small = (
+            exported(folder / log, BOTH | own | epochs) for log, own in (("large", LARGE), ("small", SMALL))
+        )
+        judge = Judge.read(folder / "small" / "tables")
         popularity = judge.values_of(judge.popularity)
         show("popularity", popularity, arguments.category)
         for model in models:
-            found = {name: [] for name in ("scratch", "pre_trained", "fine_tuned")}
-            for seed in seeds:
-                for name, spec in trainings(model, seed, large, small):
+            start = pre_train(model, large)
+            values = {}
+            for name, own in (
+                ("scratch", {}),
+                ("pre_trained", {"start_from": start, "learning_rate": STAYS, "epochs": 1}),
+                ("fine_tuned", {"start_from": start}),
+            ):
+                specs = [spec_of(model, seed, name, small, **own) for seed in seeds]
+                for spec in specs:
                     train_all([spec])
-                    if name in found:
-                        found[name].append(judge.values_of(judge.logits(spec)))
-            values = {name: np.mean(of_seeds, axis=0) for name, of_seeds in found.items()}
-            for name, of_seeds in found.items():
+                of_seeds = [judge.values_of(judge.logits(spec)) for spec in specs]
+                values[name] = np.mean(of_seeds, axis=0)
                 show(f"{model}_{name}", values[name], arguments.category, of_seeds)
             for against, other in (("scratch", values["scratch"]), ("popularity", popularity)):
                 show_gain(model, values["fine_tuned"] - other, against, judge.users_U, arguments.category)
 
 
-def write_logs(data: Path, category: str, folder: Path) -> tuple[Path, Path]:
-    """The files of the large and of the small log; ends the process where the folder has not what it takes."""
+def write_logs(data: Path, category: str, folder: Path) -> None:
+    """Write events and items of the large and of the small log, whose categories are the next level of the path."""
     for file in (data / "interactions.csv.gz", data / "items.csv.gz"):
         if not file.exists():
             sys.exit(f"error: {file.resolve()} is not there; --data names the folder of Amazon Beauty, which holds it")
@@ -108,36 +119,37 @@ def write_logs(data: Path, category: str, folder: Path) -> tuple[Path, Path]:
     if category not in set(items["category"]):
         sys.exit(f"error: --category: found '{category}', expected one of {', '.join(sorted(set(items['category'])))}")
     events = events.sort_values(["user_id", "position"])
-    of_category = events[events["item_id"].isin(items.loc[items["category"] == category, "item_id"])]
+    small_items = items[items["category"] == category]
+    level = small_items["attribute_names"].str.extract(rf"(?:^|\|){re.escape(category)}\|([^|]+)", expand=False)
+    of_category = events[events["item_id"].isin(small_items["item_id"])]
     small = of_category[of_category.groupby("user_id")["position"].transform("size") >= LEAST_EVENTS]
     targets = small.groupby("user_id").nth(-2)
     until = events["user_id"].map(targets.set_index("user_id")["position"])
     large = events[~(events["position"] >= until)]
-    folder.mkdir(parents=True, exist_ok=True)
-    files = folder / "large.csv", folder / "small.csv"
-    for log, file in zip((large, small), files, strict=True):
-        log.to_csv(file, index=False)
-    return files
+    small_items = small_items.assign(category=level.fillna("other"))
+    for name, log, catalogue in (("large", large, items), ("small", small, small_items)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        log.to_csv(folder / name / "interactions.csv", index=False)
+        catalogue.to_csv(folder / name / "items.csv", index=False)
 
 
-def exported(root: Path, log: Path, data: str, values: dict[str, Any]) -> Settings:
+def exported(root: Path, values: dict[str, Any]) -> Settings:
     """The settings of a log whose windows are exported; the stages until then run where they are not there."""
-    values |= {"log.file.path": log, "catalogue.file.path": Path(data, "items.csv.gz").resolve(), "storage.root": root}
+    values |= {"log.file.path": root / "interactions.csv", "catalogue.file.path": root / "items.csv"}
+    values |= {"storage.root": root / "tables"}
     settings = load_settings([str(CONFIG)], [f"{name}={value}" for name, value in values.items()])
     if not Path(settings.storage.artifacts_root, "exports.json").exists():
         run_pipeline(values, "--until", "export_sequences", configs=[CONFIG])
     return settings
 
 
-def trainings(model: str, seed: int, large: Settings, small: Settings) -> Iterator[tuple[str, TrainingSpec]]:
-    """A seed's trainings in their order, each in a folder of its own, by name."""
-    before = spec_of(model, seed, "large", large)
-    yield "large", before
-    start = f"{before.artifacts}/{before.export.fold}"
-    yield "scratch", spec_of(model, seed, "scratch", small)
-    yield "fine_tuned", spec_of(model, seed, "fine_tuned", small, start_from=start)
-    still = {"start_from": start, "learning_rate": STAYS, "epochs": 1}
-    yield "pre_trained", spec_of(model, seed, "pre_trained", small, **still)
+def pre_train(model: str, large: Settings) -> str:
+    """The folder of the fold of the large log's training, which runs where it has not ended before."""
+    spec = spec_of(model, 0, "pre_training", large)
+    before = load_progress(spec.checkpoint)
+    if before is None or not before.closed or before.digest != spec.lineage:
+        train_all([spec])
+    return f"{spec.artifacts}/{spec.export.fold}"
 
 
 def spec_of(model: str, seed: int, name: str, settings: Settings, **sequence: Any) -> TrainingSpec:
