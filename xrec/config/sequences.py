@@ -116,6 +116,18 @@ that fold's models, of another log or of all categories, whose settings of the s
     """null: the models are trained. latest, or a date or time (ISO 8601, UTC): none is; of the folds trained before whose as_of \
 is not later than that, each fold takes the newest that knows nothing later than itself, encodes with its model the users \
 whose newest events have changed since, and takes over the vectors of all others and of items."""
+    teacher: str | None = None
+    """Folder or URL of a copy of the artifacts of a larger model's finished training on the same export, from which the model \
+learns too; null: from the windows alone."""
+    teacher_share: Share = 0.5
+    """Share of the teacher in what a target costs; the rest is `loss`."""
+    teacher_temperature: Positive = 2.0
+    """What the scores of both are divided by before the teacher's part: the higher, the more the unlikely items say."""
+    encoder: Literal["fp32", "int8"] = "fp32"
+    """How users are encoded after the training: int8: by a copy of the model whose products are of 8-bit integers (processors \
+alone)."""
+    pruned: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the Transformer's feed-forward units that are left out when users are encoded: those that matter least."""
     num_checkpoints: Count = 2
     """Newest epochs that are kept, beside the best: what a resumed training goes on from where the newest file is damaged."""
 

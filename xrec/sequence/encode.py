@@ -6,6 +6,7 @@ does not grow with the number of users. The table of the items' vectors is made 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from xrec import columns as C
 from xrec.features.sequence_files import (
+    TRAIN,
     ContractMismatchError,
     Staged,
     learned_settings,
@@ -28,11 +30,14 @@ from xrec.features.sequence_files import (
     read_staged,
     write_staged,
 )
+from xrec.sequence.int8 import quantise
 from xrec.sequence.item_encoder import user_vectors
-from xrec.sequence.loader import Shard
+from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.models import SequenceModel, load_model
+from xrec.sequence.pruning import prune
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.states import states_of
+from xrec.sequence.transformer import Transformer
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.storage.files import names_in, remove
 
@@ -46,6 +51,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH_ROWS = 512
+_JUDGING_USERS = 256
+"""Users by whose events units are judged that may be pruned: some thousands of states."""
 
 Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
 """Kind (user or item), indexes, and one vector a row."""
@@ -81,11 +88,31 @@ def digest_of(model: SequenceModel) -> str:
     return digest.hexdigest()[:10]
 
 
-def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary | None = None) -> Staged:
+def encoder_of(spec: TrainingSpec, model: SequenceModel) -> SequenceModel:
+    """What users are encoded by: the trained model itself, or a copy that is pruned, then quantised, and has the same items."""
+    sequence = spec.settings.sequence
+    prunes = isinstance(model, Transformer) and sequence.pruned > 0
+    if not prunes and sequence.encoder == "fp32":
+        return model
+    encoder = copy.deepcopy(model, {id(model.items): model.items}).eval()
+    if isinstance(encoder, Transformer) and prunes:
+        # All ranks judge by the same users, so that they encode by the same model.
+        shards = (Shard.find(spec.export, TRAIN, index) for index in range(spec.export.num_shards))
+        users = next(users for shard in shards for rows in shard.read() if len(users := _newest(rows)))
+        prune(encoder, sequence.pruned, users.take(slice(_JUDGING_USERS)).newest())
+    if sequence.encoder == "int8":
+        quantise(encoder)
+    return encoder
+
+
+def encode_all(
+    spec: TrainingSpec, model: SequenceModel, encoder: SequenceModel, vocabulary: Vocabulary | None = None
+) -> Staged:
     """Write the vectors of all users of the export and of the vocabulary's items, each rank a part; the manifest comes last.
 
     A user's vector is the state after his newest events, followed by 1; an item's is its output embedding, followed by its
-    bias; so their dot product is the model's logit. Users with an event of the vocabulary have one, validation users too.
+    bias; so their dot product is the model's logit. Users with an event of the vocabulary have one, validation users too; their
+    states are those of the ``encoder`` (:func:`encoder_of`).
 
     Items without a token have one by their content. Their biases are moved together, so that they get, of the average user, the
     share that such items got lately: those that the model learned from sold well enough to have a token.
@@ -99,7 +126,7 @@ def encode_all(spec: TrainingSpec, model: SequenceModel, vocabulary: Vocabulary 
     filesystem, path = fsspec.core.url_to_fs(spec.staging)
     filesystem.makedirs(path, exist_ok=True)
     with filesystem.open(f"{path}/{name}", "wb") as opened, pq.ParquetWriter(opened, _SCHEMA) as writer:
-        for vectors in _user_vectors(spec, model):
+        for vectors in _user_vectors(spec, encoder):
             users += len(vectors[1])
             total_E += torch.from_numpy(vectors[2].sum(axis=0, dtype=np.float64))
             writer.write_table(_to_table(spec, vectors))
@@ -145,7 +172,7 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]
     for split in spec.export.rows:
         for index in range(hvd.rank(), spec.export.num_shards, hvd.size()):
             for rows in Shard.find(spec.export, split, index).read():
-                newest = rows.take(np.flatnonzero((rows.window == 0) & (rows.row_weight > 0)))
+                newest = _newest(rows)
                 for start in range(0, len(newest), _BATCH_ROWS):
                     batch = newest.take(slice(start, start + _BATCH_ROWS))
                     every_B, last_B = np.arange(len(batch)), np.full(len(batch), spec.export.length - 1)
@@ -154,6 +181,11 @@ def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]
                         states_BD = states_of(model, events.tokens, every_B, last_B, events.context)
                         vectors = user_vectors(states_BD)
                     yield "user", batch.user_idx, vectors.cpu().numpy()
+
+
+def _newest(rows: Windows) -> Windows:
+    """The newest window of each user."""
+    return rows.take(np.flatnonzero((rows.window == 0) & (rows.row_weight > 0)))
 
 
 def _item_vectors(

@@ -34,13 +34,14 @@ from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.states import states_of
 
 if TYPE_CHECKING:
+    from xrec.sequence.distillation import Teacher
     from xrec.sequence.models import SequenceModel
     from xrec.sequence.objective import Asked
 
 FULL_SOFTMAX_UP_TO = 2_000
 """Items up to which ``auto`` is the full softmax: few times what 512 negatives cost, and nothing is left to chance."""
 
-_OUT = -1e9
+OUT = -1e9
 """The logit of a negative that does not compete; finite, so that a state without any has a gradient."""
 
 LossFunction = Callable[..., Tensor]
@@ -109,8 +110,9 @@ def windows_loss(
     *,
     precision: str,
     context_BLF: NDArray[np.int32] | None = None,
+    teacher: Teacher | None = None,
 ) -> Tensor:
-    """The summed weighted loss (nats) of what is asked of a batch's states.
+    """The summed weighted loss (nats) of what is asked of a batch's states, a teacher's part included where there is one.
 
     With ``precision`` bf16 the products of matrices are taken in bfloat16 (autocast); weights, sums and gradients stay in float32.
     """
@@ -118,6 +120,9 @@ def windows_loss(
     with torch.autocast(negatives_S.device.type, torch.bfloat16, enabled=precision == "bf16"):
         hidden_ND = states_of(model, tokens_BL, asked.rows_N, asked.places_N, context_BLF)
         losses_P = function(hidden_ND, states_P, targets_P, negatives_S, items=model.items, is_out_NS=is_out_NS)
+        if teacher is not None:
+            step = (tokens_BL, asked, negatives_S, is_out_NS, context_BLF)
+            losses_P = teacher.mixed(losses_P, hidden_ND, model.items, *step)
     return (losses_P * weights_P).sum()
 
 
@@ -158,7 +163,7 @@ def sampled_softmax(
     )
     logits_NS = (hidden_ND @ vectors_SD.T).float() + correction_S
     if is_out_NS is not None:
-        logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)
+        logits_NS = logits_NS.masked_fill(is_out_NS, OUT)
     logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + correction_P
     hits_P = torch.bincount(negatives_S, minlength=len(log_q_V))[targets_P]
     return _surprise(torch.logsumexp(logits_NS, dim=1)[states_P] - logits_P, hits_P)
@@ -200,7 +205,7 @@ def gbce(
     (vectors_SD, bias_S), (vectors_PD, bias_P) = items.outputs(negatives_S, targets_P)
     logits_NS = (hidden_ND @ vectors_SD.T).float() + bias_S
     if is_out_NS is not None:
-        logits_NS = logits_NS.masked_fill(is_out_NS, _OUT)
+        logits_NS = logits_NS.masked_fill(is_out_NS, OUT)
     logits_P = (hidden_ND[states_P] * vectors_PD).sum(dim=1).float() + bias_P
     hits_P = torch.bincount(negatives_S, minlength=len(items.bias))[targets_P]
     wrong_P = F.softplus(logits_NS).sum(dim=1)[states_P] - hits_P * F.softplus(logits_P)

@@ -13,12 +13,14 @@ from horovod.common.exceptions import HorovodInternalError
 
 from xrec.config import Tuning
 from xrec.features.sequence_files import Staged
-from xrec.sequence.encode import encode_all, load_trained
+from xrec.sequence.encode import encode_all, encoder_of, load_trained
+from xrec.sequence.int8 import check_int8
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec, Trial
 from xrec.sequence.trainer import Say, Trainer
 from xrec.sequence.tuning import tune
+from xrec.sequence.validation import Scores
 
 _SAID = 300
 """Characters of Horovod's own message that are passed on: after its first sentences it guesses."""
@@ -45,7 +47,10 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
             trainer = Trainer(spec, device, say, learned if spec.earlier else None)
             progress = trainer.run()
             learned = trainer.learned()
-            staged = encode_all(spec, trainer.model, trainer.vocabulary)
+            encoder = encoder_of(spec, trainer.model)
+            if encoder is not trainer.model:
+                say(_describe_encoder(spec, trainer.score(encoder), trainer.score(trainer.model)))
+            staged = encode_all(spec, trainer.model, encoder, trainer.vocabulary)
             say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
             trained.append((trainer, progress))
         for trainer, progress in trained:
@@ -59,7 +64,9 @@ def encode_changed(specs: Sequence[TrainingSpec], journal: str | None = None) ->
         encoded = []
         for spec in specs:
             started = time.perf_counter()
-            staged = encode_all(spec, load_trained(spec).to(device))
+            assert spec.trained_on is not None
+            model = load_trained(spec).to(device)
+            staged = encode_all(spec, model, encoder_of(spec.trained_on, model))
             encoded.append(staged)
             seconds = time.perf_counter() - started
             who = f"{staged.users:,} users who changed since {spec.export.trained_on}"
@@ -71,6 +78,15 @@ def tune_one(spec: TrainingSpec, tuning: Tuning, journal: str | None = None) -> 
     """Search the settings of a training; as :func:`train_all` is called."""
     with _joined(spec, journal) as (device, say):
         return tune(spec, tuning, device, say)
+
+
+def _describe_encoder(spec: TrainingSpec, encoder: Scores | None, model: Scores | None) -> str:
+    """What a smaller encoder costs."""
+    sequence = spec.settings.sequence
+    is_pruned = spec.model == "transformer" and sequence.pruned > 0
+    pruned = f", {sequence.pruned:.0%} of the feed-forward units left out" if is_pruned else ""
+    costs = f", validation NDCG@10 {encoder.ndcg:.4f} (the model: {model.ndcg:.4f})" if encoder and model else ""
+    return f"{spec.model} {spec.export.fold}: users are encoded in {sequence.encoder}{pruned}{costs}"
 
 
 @contextmanager
@@ -87,7 +103,10 @@ def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.dev
             )
         threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
         torch.set_num_threads(threads)
-        yield _device(), _say_nothing if rank else Journal(journal).say if journal else _print
+        device = _device()
+        if sequence.encoder == "int8":
+            check_int8(device)
+        yield device, _say_nothing if rank else Journal(journal).say if journal else _print
     except HorovodInternalError as error:
         raise LostRankError(
             f"{spec.model}, process {rank}: another process of the training ended, or gave no answer within "

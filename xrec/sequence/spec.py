@@ -72,6 +72,8 @@ class TrainingSpec:
     """The folds that are trained before it, oldest first, each of which goes on from the one before; empty: it starts afresh."""
     trained_on: TrainingSpec | None = None
     """The training whose model encodes the fold's users; None: its own."""
+    teacher: str | None = None
+    """Folder or URL of the artifacts that hold a teacher of every fold; None: the model learns from the windows alone."""
 
     @classmethod
     def plan(cls, model: str, folds: Sequence[str], settings: Settings) -> list[TrainingSpec]:
@@ -87,6 +89,7 @@ class TrainingSpec:
                 f"sequence.start_from: found {start}, which this run trains anew, expected a fold of another run; copy the folder, "
                 "or choose another storage.root or storage.artifacts for this run"
             )
+        teacher = absolute(settings.sequence.teacher) if settings.sequence.teacher else None
         return [
             cls(
                 model=model,
@@ -95,6 +98,7 @@ class TrainingSpec:
                 artifacts=artifacts,
                 start_from=f"{start}/{model}/checkpoint" if start and not (goes_on and number) else None,
                 earlier=tuple(folds[:number]) if goes_on else (),
+                teacher=teacher,
             )
             for number, fold in enumerate(folds)
         ]

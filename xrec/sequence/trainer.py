@@ -17,17 +17,18 @@ from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import load_tensors, newest_undamaged, save_epoch
+from xrec.sequence.distillation import Teacher
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
-from xrec.sequence.models import MODEL_PREFIX, build_model, model_settings
+from xrec.sequence.models import MODEL_PREFIX, SequenceModel, build_model, model_settings
 from xrec.sequence.objective import asked_of
 from xrec.sequence.progress import Epoch, Progress, load_progress, note_epoch, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.trained_on import TrainedOn
-from xrec.sequence.validation import validate
+from xrec.sequence.validation import Scores, validate
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
 from xrec.storage.files import remove, write_json
@@ -65,6 +66,7 @@ class Trainer:
             raise TrainingError(nothing_to_learn_from(spec))
         competes_V = torch.from_numpy(self.vocabulary.category_V >= 0)
         self.loss = Loss.choose(self.sequence, self.targets.probabilities, competes_V, device)
+        self.teacher = Teacher.load(spec, self.loss.q_V, device) if spec.teacher else None
         torch.manual_seed(key_of(self.seed))
         content = self.vocabulary.content
         self.model_settings = model_settings(
@@ -121,9 +123,7 @@ class Trainer:
             started = time.perf_counter()
             number = progress.last + 1
             loss = self.train_epoch(number, num_steps)
-            scores = validate(
-                self.model, self.validation_shards, self.vocabulary, self.sequence, self.batch_rows, self.device
-            )
+            scores = self.score(self.model)
             seconds = time.perf_counter() - started
             windows = self.spec.export.rows[TRAIN] * self.sequence.num_shards
             epoch = Epoch(
@@ -143,6 +143,10 @@ class Trainer:
         if progress.best != progress.last:
             self._restore(progress.best)
         return progress
+
+    def score(self, model: SequenceModel) -> Scores | None:
+        """What a model is worth on the validation users, the same on every rank; None without such users."""
+        return validate(model, self.validation_shards, self.vocabulary, self.sequence, self.batch_rows, self.device)
 
     def _start(self) -> Progress:
         """Progress to go on from: rank 0 decides, and all ranks get its weights."""
@@ -257,6 +261,7 @@ class Trainer:
             None if out_NS is None else torch.from_numpy(out_NS).to(self.device),
             precision=self.sequence.precision,
             context_BLF=batch.inputs().context,
+            teacher=self.teacher,
         )
         return loss, float(asked.weights_P.sum())
 
