@@ -204,7 +204,7 @@ def as_trained(settings: Settings) -> Settings:
     return settings.model_copy(update={"sequence": settings.sequence.model_copy(update={"changed_since": None})})
 
 
-def export_location(artifacts: str, fold: str, *, trains: bool) -> str:
+def export_location(artifacts: str, fold: str, *, trains: bool = True) -> str:
     """Where the contract of a fold lies that is trained, or only encoded."""
     return f"{artifacts}/{fold}/{'export' if trains else 'changed'}.json"
 
@@ -280,7 +280,7 @@ def read_trained_export(artifacts: str, export: Export, settings: Settings) -> E
     assert export.trained_on is not None
     trained = read_export(artifacts, export.trained_on, as_trained(settings))
     if trained.version != export.trained_version:
-        location = export_location(artifacts, trained.fold, trains=True)
+        location = export_location(artifacts, trained.fold)
         raise ContractMismatchError(_explain(location, "version", trained.version, export.trained_version))
     return trained
 

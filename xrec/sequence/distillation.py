@@ -142,7 +142,7 @@ def checkpoint_of(spec: TrainingSpec, teacher: str) -> str:
 
 def check_teacher(spec: TrainingSpec, teacher: str) -> None:
     """Raise :class:`TeacherError` unless the fold's teacher is a finished training of this very export, elsewhere."""
-    checkpoint, contract = checkpoint_of(spec, teacher), export_location(teacher, spec.export.fold, trains=True)
+    checkpoint, contract = checkpoint_of(spec, teacher), export_location(teacher, spec.export.fold)
     copy_it = f"train the larger model first and copy the folder {spec.artifacts}, export and all, to where sequence.teacher says"
     if checkpoint == spec.checkpoint:
         raise TeacherError(
