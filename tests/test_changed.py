@@ -22,8 +22,8 @@ from xrec.evaluation.folds import Fold
 from xrec.features.changed_users import trained_exports
 from xrec.features.sequence_files import ContractMismatchError, read_export, write_exports
 from xrec.runs.stage import Figures, StageContext
-from xrec.sequence.launch import run_as_rank
-from xrec.sequence.spec import TrainingSpec
+from xrec.sequence.launch import run_as_rank, select_spec
+from xrec.sequence.spec import LaunchError, TrainingSpec
 from xrec.storage.files import FilesError, absolute, read_json, remove, write_json
 
 SUNDAY, TONIGHT = datetime(2024, 6, 25), datetime(2024, 6, 27)
@@ -219,5 +219,7 @@ def test_a_fold_takes_the_newest_model_that_knows_nothing_later(tmp_path: Path) 
         taken([9], "2020-01-11")
     with pytest.raises(SettingsError, match=r"sequence.changed_since: found 'never', expected latest, or a date"):
         taken([9], "never")
+    with pytest.raises(LaunchError, match=r"sequence.changed_since: found latest, expected null"):
+        select_spec(settings_of(tmp_path, changed_since="latest"))
     with pytest.raises(SettingsError, match=r"sequence.changed_since: found latest beside folds.kind: last_out"):
         load_settings(overrides=["sequence.changed_since=latest", "folds.kind=last_out"])

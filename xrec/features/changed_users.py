@@ -17,7 +17,8 @@ nothing that the fold must not know, and what serves is chosen by lists of model
 the vectors of S; those that came later have none until the next training, also where ``sequence.item_content`` describes them.
 
 What belongs together is checked and never guessed: the settings of S are those of the run, the version of its windows is the one
-that was compared with, and the weights that encode are those that made the vectors that are taken over.
+that was compared with, and the weights that encode are those that made the vectors that are taken over. The tables are read as they
+were at S, which Delta keeps for ``storage.retention_days``.
 """
 
 from __future__ import annotations

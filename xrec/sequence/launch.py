@@ -51,6 +51,10 @@ def tune_as_rank(settings: Settings) -> None:
 
 def select_spec(settings: Settings) -> TrainingSpec:
     """The training that settings are searched by; raises where the last export has no select fold."""
+    if settings.sequence.changed_since is not None:
+        raise LaunchError(
+            f"sequence.changed_since: found {settings.sequence.changed_since}, expected null: a search trains, leave it out"
+        )
     artifacts = absolute(settings.storage.artifacts_root)
     folds = [fold for fold in read_exported_folds(artifacts) if fold.startswith(SELECT)]
     if not folds:
