@@ -68,6 +68,7 @@ def test_the_model_that_gives_item_vectors_is_trained_for_the_sequence_models() 
     assert set(reads_of(by_name["export_sequences"], encoded)) == {
         "training_events",
         "items",
+        "interactions",
         "vocabulary",
         "sequences",
     }
