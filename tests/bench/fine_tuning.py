@@ -7,7 +7,7 @@
 The small log has the events of one category's items, of the users with three of them or more. It is judged by each user's last but
 one, the fold that settings are chosen on, among all items that he did not have, and learned from those before. The large log has
 all categories and users, less all that a user of the small log did from that event on, so that no model has seen it or what came
-after. The trainings run in this process, as one rank, with the settings below, the same for all; a tenth of the small
+after. The trainings run in this process, as one rank, with the settings below; a tenth of the small
 log's users and a twentieth of the large one's choose the epoch.
 
 - ndcg10, hr10 of each model trained from scratch on the small log, pre_trained on the large one (its weights as they are, with the
@@ -56,13 +56,14 @@ BOTH: dict[str, Any] = {
     "sequence.max_windows": 1,
     "sequence.min_buyers": 1,
     "sequence.num_processes": 1,
+    "sequence.threads": 1,  # steps are small: threads that wait for each other on a busy machine cost more than they give
     "sequence.batch_rows": 32,
     "sequence.learning_rate": 2e-3,
     "sequence.epochs": 20,
     "sequence.patience": 5,
     "sequence.epochs_more": 0,
 }
-LARGE = {"folds.purpose": "serve", "folds.num_select": 0, "sequence.batch_rows": 256, "sequence.epochs": 6}
+LARGE = {"folds.purpose": "serve", "folds.num_select": 0, "sequence.batch_rows": 128, "sequence.epochs": 6}
 """Nothing more is held out of the large log than is left out of its file."""
 SMALL = {"sequence.validation_share": 0.1}
 STAYS = 1e-12
