@@ -210,7 +210,8 @@ def test_mlflow_knows_the_run(done: Done) -> None:
         found = dict(store.execute("SELECT key, value FROM latest_metrics").fetchall())
     for model, value in metrics.set_index("model")["value"].items():
         assert found[f"ndcg_at_10/touched/{model}"] == value
-    assert {f"seconds/{stage}" for stage in STAGE_NAMES} <= set(found), "also of stages that are applications"
+    ran = {stage for stage in STAGE_NAMES if stage != "make_item_vectors"}  # the models are given those of ALS
+    assert {f"seconds/{stage}" for stage in ran} <= set(found), "also of stages that are applications"
     assert any(name.startswith("loss/transformer/") for name in found)
 
 
