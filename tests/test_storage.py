@@ -207,7 +207,7 @@ def test_a_missing_table_names_the_stage_that_makes_it(tables: Tables) -> None:
         tables.read("vectors")
     assert str(error.value) == (
         f"table 'vectors' not found at {tables.storage.root}/vectors: it is made by the stage "
-        "train_als (als), load_vectors (gru, transformer); "
+        "train_als (als), make_item_vectors (word2vec, text_svd, file), load_vectors (gru, transformer); "
         "run ./spark-submit.sh jobs/pipeline.py --only train_als with the same settings first"
     )
 
