@@ -93,7 +93,7 @@ def _packed(weight_OD: Tensor, bias_O: Tensor | None) -> Any:
     scales_O = weight_OD.abs().amax(dim=1).clamp(min=1e-12).double() / _LARGEST
     zeros_O = torch.zeros(len(weight_OD), dtype=torch.int64)
     with warnings.catch_warnings():
-        # Torch will drop tensors of this kind for those of torchao, whose int8 products take 30 times as long without VNNI.
+        # Torch will drop tensors of this kind for those of torchao, whose int8 products are far slower without VNNI.
         warnings.simplefilter("ignore", UserWarning)
         quantised_OD = torch.quantize_per_channel(weight_OD, scales_O, zeros_O, 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(quantised_OD, None if bias_O is None else bias_O.detach())

@@ -112,10 +112,11 @@ def _given(vectors: pa.ChunkedArray, spec: TrainingSpec) -> NDArray[np.float32]:
     found = vectors.combine_chunks()
     has_one = found.is_valid().to_numpy(zero_copy_only=False)
     model, export = spec.settings.sequence.item_vectors, spec.export
+    stage = "train_als" if model == "als" else "make_item_vectors"
     if not has_one.any():
         raise ContractMismatchError(
             f"{export.vocabulary_table}, fold {export.fold}: found no item with a vector of '{model}', expected them because "
-            f"sequence.item_vectors is {model}; run the stages train_{model} and export_sequences again"
+            f"sequence.item_vectors is {model}; run the stages {stage} and export_sequences again"
         )
     flat = found.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     vectors_VG = np.zeros((len(found) + 1, len(flat) // int(has_one.sum())), np.float32)
