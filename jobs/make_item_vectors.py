@@ -53,8 +53,8 @@ def _vectors_of(context: StageContext, folder: SharedFolder, model: str, folds: 
             items, settings.content, dim=settings.item_vectors.dim, seed=settings.seed, folder=folder
         )
         return dict.fromkeys(folds, folder.keep(rows))
-    known = item_vectors.load_item_vectors(context.spark, settings.item_vectors)
-    rows = known.join(items.select(C.ITEM_ID, F.col(C.ITEM_IDX).alias(C.IDX)), C.ITEM_ID, how="inner").drop(C.ITEM_ID)
+    given = item_vectors.load_item_vectors(context.spark, settings.item_vectors)
+    rows = item_vectors.of_known_items(given, items, settings.item_vectors)
     return dict.fromkeys(folds, rows)
 
 

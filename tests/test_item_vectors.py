@@ -14,7 +14,7 @@ from xrec import columns as C
 from xrec.config import Content, File, ItemVectors, SettingsError, load_settings
 from xrec.generators.text_svd import text_svd_vectors
 from xrec.generators.word2vec import Word2VecError, word2vec_vectors
-from xrec.ingest.item_vectors import load_item_vectors
+from xrec.ingest.item_vectors import load_item_vectors, of_known_items
 from xrec.ingest.reader import InputError
 from xrec.storage.shared import shared_folder
 
@@ -126,6 +126,18 @@ def test_a_wrong_column_is_named(spark: SparkSession, tmp_path: Path) -> None:
     given = written(tmp_path, [("a", "[1]")]).model_copy(update={"vector": "emb"})
     with pytest.raises(InputError, match=r"item_vectors.vector.*emb"):
         load_item_vectors(spark, given)
+
+
+def test_items_that_the_log_does_not_know_are_left_out_and_there_must_be_others(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    given = written(tmp_path, [("a", "[1, 2]"), ("b", "[3, 4]")])
+    vectors = load_item_vectors(spark, given)
+    items = spark.createDataFrame([("b", 7), ("c", 8)], "item_id string, item_idx int")
+    assert by_item(of_known_items(vectors, items, given))[7].tolist() == [3, 4]
+    assert of_known_items(vectors, items, given).count() == 1
+    with pytest.raises(InputError, match=r"found none of the log's items in column 'sku' \(there a, in the log c"):
+        of_known_items(vectors, items.where("item_id = 'c'"), given)
 
 
 def test_the_settings_want_a_file_where_the_shop_gives_the_vectors() -> None:

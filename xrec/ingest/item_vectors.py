@@ -73,3 +73,17 @@ def load_item_vectors(spark: SparkSession, item_vectors: ItemVectors) -> DataFra
             "the file"
         )
     return distinct
+
+
+def of_known_items(vectors: DataFrame, items: DataFrame, item_vectors: ItemVectors) -> DataFrame:
+    """Rows of :func:`load_item_vectors` to ``idx``, ``vector`` of the items of the log; raises InputError where there is none."""
+    known = vectors.join(items.select(C.ITEM_ID, F.col(C.ITEM_IDX).alias(C.IDX)), C.ITEM_ID, how="inner")
+    if known.isEmpty():
+        one, other = (rows.select(F.min(C.ITEM_ID)).first() for rows in (vectors, items))
+        assert one is not None
+        assert other is not None
+        raise InputError(
+            f"{_SECTION}.item_id: found none of the log's items in column '{item_vectors.item_id}' (there {one[0]}, in the log "
+            f"{other[0]}, for instance), expected the same keys; name the column that has them"
+        )
+    return known.select(C.IDX, C.VECTOR)
