@@ -17,7 +17,7 @@ from xrec.runs.stage import Figures, StageContext, main
 def run(context: StageContext) -> Figures:
     """Write ``vectors`` of the sequence models among ``ranking.sources`` for all folds."""
     settings, main_fold = context.settings, context.main_fold.name
-    folds, models = [fold.name for fold in context.folds], [m for m in MODELS if m in settings.ranking.sources]
+    folds, models = [fold.name for fold in context.folds], [m for m in MODELS if settings.ranking.uses(m)]
     if not models:
         return {"models": "none: ranking.sources names no sequence model"}
     staged = [find_staged(settings, fold, model) for model in models for fold in folds]

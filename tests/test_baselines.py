@@ -422,23 +422,42 @@ def naive_trend(staged: Staged, num_items: int) -> np.ndarray:
     return trend_I
 
 
+def trending_lists(
+    staged: Staged, users: DataFrame, model: str, users_UD: np.ndarray, items_ID: np.ndarray
+) -> DataFrame:
+    """The lists of a model of these vectors with the trend."""
+    rows = [
+        (model, staged.fold.name, kind, idx, vector.tolist())
+        for kind, vectors in (("user", users_UD), ("item", items_ID))
+        for idx, vector in enumerate(vectors)
+    ]
+    ddl = "model string, fold string, kind string, idx int, vector array<float>"
+    vectors, eligible = users.sparkSession.createDataFrame(rows, ddl), trending(staged, staged.interactions)
+    return factor_candidates(users, eligible, vectors, RANKING, staged.folder, model=model, fold=staged.fold.name)
+
+
 def test_a_vectors_score_is_multiplied_by_the_trend(staged: Staged, users: DataFrame, facts: dict[str, dict]) -> None:
     num_users, num_items = 1 + max(facts["had"]), len(facts["items"])
     rng = np.random.default_rng(5)
     users_UD, items_ID = (rng.random((number, 4)).astype(np.float32) for number in (num_users, num_items))
-    rows = [
-        ("als", staged.fold.name, kind, idx, vector.tolist())
-        for kind, vectors in (("user", users_UD), ("item", items_ID))
-        for idx, vector in enumerate(vectors)
-    ]
-    spark = users.sparkSession
-    vectors = spark.createDataFrame(rows, "model string, fold string, kind string, idx int, vector array<float>")
-    eligible = trending(staged, staged.interactions)
-    found = collect(
-        factor_candidates(users, eligible, vectors, RANKING, staged.folder, model="als", fold=staged.fold.name)
-    )
+    found = collect(trending_lists(staged, users, "als", users_UD, items_ID))
     scores_UI = users_UD.astype(np.float64) @ items_ID.T * naive_trend(staged, num_items)
     check_lists(found, lambda user: scores_UI[user], facts, num_users)
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_a_logits_exponential_is_multiplied_by_the_trend(
+    staged: Staged, users: DataFrame, facts: dict[str, dict], model: str
+) -> None:
+    num_users, num_items = 1 + max(facts["had"]), len(facts["items"])
+    rng = np.random.default_rng(6)
+    users_UD, items_ID = (rng.normal(size=(number, 4)).astype(np.float32) for number in (num_users, num_items))
+    users_UD[:, -1], items_ID[:, -1] = 1.0, 8.0
+    found = collect(trending_lists(staged, users, model, users_UD, items_ID))
+    logits_UI = users_UD.astype(np.float64) @ items_ID.T
+    shifted_UI = logits_UI + np.log(naive_trend(staged, num_items))
+    assert (logits_UI.argmax(axis=1) != shifted_UI.argmax(axis=1)).any()
+    check_lists(found, lambda user: shifted_UI[user], facts, num_users)
 
 
 def heaviest_had(staged: Staged, facts: dict[str, dict], most: int) -> np.ndarray:

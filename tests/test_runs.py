@@ -49,6 +49,7 @@ def test_a_model_that_nobody_blends_is_not_trained() -> None:
     left_out = {*trains, "make_item_vectors"}
     assert names("popularity", "recent") == [name for name in STAGE_NAMES if name not in left_out]
     assert set(names("als", "gru")) & trains == trains - {"train_transformer"}
+    assert set(names("als_trend", "gru_trend")) & trains == trains - {"train_transformer"}
     assert names("popularity", only=("train_gru",)) == ["train_gru"], "who asks for it gets it"
 
 
@@ -58,6 +59,7 @@ def test_the_model_that_gives_item_vectors_is_trained_for_the_sequence_models() 
 
     assert needed("popularity,gru", "als") == ("popularity", "gru", "als")
     assert needed("popularity,gru", "text_svd") == ("popularity", "gru", "text_svd")
+    assert needed("popularity,gru_trend", "als") == ("popularity", "gru_trend", "als")
     assert needed("popularity,gru", "null") == ("popularity", "gru")
     assert needed("popularity,recent", "als") == ("popularity", "recent")
     overrides = ["ranking.sources=[popularity,gru]", "sequence.item_vectors=als", "sequence.changed_since=latest"]

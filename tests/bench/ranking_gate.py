@@ -47,7 +47,7 @@ BOUNDS = {
 SERVED, RANKERS = "served", ("logistic", "trees", "ensemble")
 K, NUM_REPLICATES = 10, 1000
 TRAIN = ("balance", "train_als", "export_sequences", "train_gru", "train_transformer", "load_vectors")
-RANK = ("candidates", "blend", "train_rankers", "choose", "evaluate")
+RANK = ("candidates", "blend", "train_rankers", "choose")
 
 Means = dict[str, npt.NDArray[np.float64]]
 """By model: the mean NDCG of the sample (first) and of the replicates, shape (B + 1)."""

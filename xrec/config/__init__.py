@@ -33,7 +33,7 @@ from xrec.config.inputs import (
 from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
 from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
 from xrec.config.publish import Publish
-from xrec.config.ranking import Ranker, Ranking
+from xrec.config.ranking import TREND, Ranker, Ranking
 from xrec.config.sequences import ItemVectors, Sequence
 from xrec.config.settings import Settings
 from xrec.config.sources import Als, Content, Ease, ItemKnn, Transitions, Trend, UserKnn
@@ -44,6 +44,7 @@ __all__ = [
     "AS_OF",
     "DEFAULT_CONFIG",
     "ITEM",
+    "TREND",
     "USER",
     "Als",
     "Attribute",

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from xrec.config.base import Count, Frozen, Positive
 
+TREND = "_trend"
+"""How the name of a source ends whose scores say more of what is bought now (`trend`)."""
 Source = Literal[
     "popularity",
     "recent",
@@ -26,7 +28,9 @@ Source = Literal[
     "als",
     "als_trend",
     "gru",
+    "gru_trend",
     "transformer",
+    "transformer_trend",
 ]
 
 
@@ -46,7 +50,9 @@ class Ranking(Frozen):
         "als",
         "als_trend",
         "gru",
+        "gru_trend",
         "transformer",
+        "transformer_trend",
     )
     """Sources that are blended, that the rankers learn from, and one of which may serve alone."""
     recent_days: Positive = 28.0
@@ -64,6 +70,10 @@ class Ranking(Frozen):
     """Users a tile of the top-K kernel; a few of each tile's are searched first, to guess the others' thresholds."""
     tile_items: Count = 8192
     """Items a tile, of vectors at most 512: tile_users x tile_items x 4 bytes bounds a task's scores."""
+
+    def uses(self, model: str) -> bool:
+        """Whether a source is made of a model's vectors."""
+        return not {model, f"{model}{TREND}"}.isdisjoint(self.sources)
 
 
 class Ranker(Frozen):

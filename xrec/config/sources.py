@@ -75,11 +75,15 @@ class Ease(Frozen):
 
 
 class Trend(Frozen):
-    """How much what is bought now counts for more, in the sources whose names end with `_trend`."""
+    """How much what is bought now counts for more, in the sources whose names end with `_trend`.
+
+    The scores of als, item_knn, user_knn and ease are multiplied by an item's trend; gru and transformer give logits, whose
+    exponentials are.
+    """
 
     half_life_days: Positive = 28.0
     """Days after which a purchase counts half."""
-    power: Share = 0.5
+    power: Share = 1.0
     """Power of the share of an item's buyers that still counts; 0: off."""
 
 

@@ -20,6 +20,8 @@ from xrec.storage.shared import SharedFolder
 _BYTES_A_MIB = 1 << 20
 MADE_BY = {"als": "train_als", "gru": "train_gru and load_vectors", "transformer": "train_transformer and load_vectors"}
 """The stage that makes each model's vectors."""
+_LOGITS = ("gru", "transformer")
+"""Models whose scores are logits, to which an item's bias, the last number of its vector, is added."""
 
 
 def factor_candidates(
@@ -44,7 +46,7 @@ def factor_candidates(
     of_model = vectors.where((F.col(C.FOLD) == fold) & (F.col(C.MODEL) == model)).select(C.KIND, C.IDX, C.VECTOR)
     num_bytes = check_vectors(of_model, model=model, fold=fold)
     num_blocks = max(1, -(-num_bytes // (ranking.item_block_mib * _BYTES_A_MIB)))
-    items = item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND))
+    items = item_rows(eligible, of_model.where(F.col(C.KIND) == "item").drop(C.KIND), logits=model in _LOGITS)
     user_vectors = of_model.where(F.col(C.KIND) == "user").select(F.col(C.IDX).alias(C.USER_IDX), C.VECTOR)
     with_vector = users.join(user_vectors.hint("merge"), C.USER_IDX, how="inner")
     k, block = ranking.candidates_per_source, F.pmod(F.xxhash64(C.ITEM_IDX), F.lit(num_blocks))

@@ -12,12 +12,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Feedback, Settings
+from xrec.config import TREND, Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
 from xrec.features.trend import trend_of
 from xrec.generators import (
-    als,
     content,
     ease,
     ease_categories,
@@ -29,15 +28,13 @@ from xrec.generators import (
     transitions,
     user_knn,
 )
-from xrec.generators.factors import factor_candidates
+from xrec.generators.factors import MADE_BY, factor_candidates
 from xrec.lists import first
 from xrec.ranking.eligibility import eligible_items, users_of
 from xrec.ranking.filters import ListFilters, forbidden_classes
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import Tables
 
-_TREND = "_trend"
-"""How the name of a source ends whose scores are multiplied by the items' trend."""
 SOURCES_ALWAYS = (popularity.SOURCE, item_knn.SOURCE)
 """Sources that are made whatever ``ranking.sources`` says: the baselines of the evaluation."""
 
@@ -236,12 +233,12 @@ def _content(given: Given) -> DataFrame:
 
 
 def _with_trend(generate: Callable[[Given], DataFrame]) -> Callable[[Given], DataFrame]:
-    """The same source, its scores times the items' trend; an item that nobody bought keeps its score."""
+    """The same source, its scores times the items' trend, or for logits, plus its logarithm; that of an item nobody bought is 1."""
 
     def trending(given: Given) -> DataFrame:
         trend = trend_of(given.read("interactions"), given.fold, given.settings.trend)
         eligible = given.eligible.join(trend, C.ITEM_IDX, how="left").fillna(1.0, [C.TREND])
-        return generate(replace(given, source=given.source.removesuffix(_TREND), eligible=eligible))
+        return generate(replace(given, source=given.source.removesuffix(TREND), eligible=eligible))
 
     return trending
 
@@ -265,10 +262,10 @@ GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     transitions.SOURCE: _transitions,
     transition_categories.SOURCE: _transition_categories,
     content.SOURCE: _content,
-    f"{als.MODEL}{_TREND}": _with_trend(_factors),
-    f"{item_knn.SOURCE}{_TREND}": _with_trend(_item_knn),
-    f"{user_knn.SOURCE}{_TREND}": _with_trend(_user_knn),
-    f"{ease.SOURCE}{_TREND}": _with_trend(_ease),
+    **{f"{model}{TREND}": _with_trend(_factors) for model in MADE_BY},
+    f"{item_knn.SOURCE}{TREND}": _with_trend(_item_knn),
+    f"{user_knn.SOURCE}{TREND}": _with_trend(_user_knn),
+    f"{ease.SOURCE}{TREND}": _with_trend(_ease),
 }
 """What makes each source's candidates; a source that is not here is a model that has vectors."""
 

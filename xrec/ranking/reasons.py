@@ -10,10 +10,14 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
+from xrec.config import TREND
 from xrec.features.buyers import num_buyers_of
 
 _NUM_NAMED = 2
-_FOLLOWING_SOURCES = ("gru", "transformer", "transitions", "transition_categories")
+_FOLLOWING_SOURCES = (
+    *("gru", f"gru{TREND}", "transformer", f"transformer{TREND}"),
+    *("transitions", "transition_categories"),
+)
 _CONTENT_SOURCE = "content"
 _POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
 

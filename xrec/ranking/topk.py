@@ -114,15 +114,20 @@ class ItemBlock:
         )
 
 
-def item_rows(items: DataFrame, vectors: DataFrame) -> DataFrame:
+def item_rows(items: DataFrame, vectors: DataFrame, *, logits: bool = False) -> DataFrame:
     """Rows of :func:`masked_by` and (``idx``, ``vector``) to the items that have both, as :func:`top_k` wants them.
 
     A vector is multiplied by the item's trend where the items have one: the kernel then finds the exact top K of score x trend.
+    Where the scores are ``logits``, the trend belongs to their exponentials: its logarithm is added to the vector's last number,
+    the bias.
     """
     masks = masked_by(items)
     rows = vectors.join(masks, F.col(C.IDX) == F.col(C.ITEM_IDX), how="inner")
     if C.TREND in masks.columns:
-        rows = rows.withColumn(C.VECTOR, F.transform(C.VECTOR, lambda x: (x * F.col(C.TREND)).cast("float")))
+        scaled = F.transform(C.VECTOR, lambda x: (x * F.col(C.TREND)).cast("float"))
+        bias = (F.element_at(C.VECTOR, -1) + F.ln(C.TREND)).cast("float")
+        shifted = F.concat(F.slice(C.VECTOR, F.lit(1), F.size(C.VECTOR) - 1), F.array(bias))
+        rows = rows.withColumn(C.VECTOR, shifted if logits else scaled)
     return rows.select(*[name for name in masks.columns if name != C.TREND], C.VECTOR)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xrec.config import Settings, attributes_in
+from xrec.config import TREND, Settings, attributes_in
 from xrec.features.sequence_files import MODELS
+
+_OF_SEQUENCES = tuple(f"{model}{ending}" for model in MODELS for ending in ("", TREND))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,11 @@ STAGES: tuple[StageInfo, ...] = (
         writes=("training_events", "balance_report"),
     ),
     StageInfo(
-        name="train_als", does="train ALS", reads=("training_events",), writes=("vectors",), serves=("als", "als_trend")
+        name="train_als",
+        does="train ALS",
+        reads=("training_events",),
+        writes=("vectors",),
+        serves=("als", f"als{TREND}"),
     ),
     StageInfo(
         name="make_item_vectors",
@@ -75,7 +81,7 @@ STAGES: tuple[StageInfo, ...] = (
         does="export windows for torch",
         reads=("training_events", "items", "interactions"),
         writes=("vocabulary", "sequences"),
-        serves=MODELS,
+        serves=_OF_SEQUENCES,
         gives_vectors=True,
         takes_over=("vocabulary", "sequences"),
     ),
@@ -85,7 +91,7 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("vocabulary", "sequences"),
         writes=(),
         own_application=True,
-        serves=("gru",),
+        serves=("gru", f"gru{TREND}"),
     ),
     StageInfo(
         name="train_transformer",
@@ -93,14 +99,14 @@ STAGES: tuple[StageInfo, ...] = (
         reads=("vocabulary", "sequences"),
         writes=(),
         own_application=True,
-        serves=("transformer",),
+        serves=("transformer", f"transformer{TREND}"),
     ),
     StageInfo(
         name="load_vectors",
         does="load the models' vectors",
         reads=(),
         writes=("vectors",),
-        serves=MODELS,
+        serves=_OF_SEQUENCES,
         takes_over=("sequences",),
     ),
     StageInfo(
@@ -182,7 +188,7 @@ def needed_sources(settings: Settings) -> tuple[str, ...]:
     Sequence models that are not trained are given none.
     """
     sources, given_by = settings.ranking.sources, settings.sequence.item_vectors
-    if given_by is None or settings.sequence.changed_since is not None or set(MODELS).isdisjoint(sources):
+    if given_by is None or settings.sequence.changed_since is not None or not any(map(settings.ranking.uses, MODELS)):
         return sources
     return (*sources, given_by)
 

@@ -51,7 +51,7 @@ def states_of(
     tokens = [torch.from_numpy(tokens_BL[rows, length - width :]).to(device, torch.int64) for width, rows in groups]
     # All groups' vectors at once: each lookup has a gradient of the whole table's size.
     vectors = model.items(torch.cat([of_group.flatten() for of_group in tokens])).split([t.numel() for t in tokens])
-    parts, order = [], []
+    parts, place_B, order_N, num_done = [], np.zeros(num_rows, np.int64), np.zeros(len(rows_N), np.int64), 0
     for (width, rows), tokens_GW, vectors_of in zip(groups, tokens, vectors, strict=True):
         mine = np.flatnonzero(width_B[rows_N] == width)
         split_dropout(model, rows, num_rows)
@@ -61,11 +61,11 @@ def states_of(
             codes_GWF = torch.from_numpy(context_BLF[rows, length - width :]).to(device, torch.int64)
             inputs_GWD = inputs_GWD + model.context(codes_GWF)
         hidden_GWD = model(tokens_GW, inputs_GWD)
-        at = np.searchsorted(rows, rows_N[mine]) * width + places_N[mine] - (length - width)
+        place_B[rows] = np.arange(len(rows))
+        at = place_B[rows_N[mine]] * width + places_N[mine] - (length - width)
         parts.append(hidden_GWD.flatten(0, 1)[torch.from_numpy(at).to(device)])
-        order.append(mine)
-    back = torch.from_numpy(np.argsort(np.concatenate(order)))
-    hidden_ND: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts)[back.to(device)]
+        order_N[mine] = np.arange(num_done, num_done := num_done + len(mine))
+    hidden_ND: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.from_numpy(order_N).to(device)]
     return hidden_ND
 
 
