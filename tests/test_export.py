@@ -49,6 +49,7 @@ SEED = 3
 
 def sequence_of(**changes: Any) -> Sequence:
     values = {"length": 3, "max_windows": 2, "min_buyers": 2, "num_shards": 2, "batch_rows": 4, "validation_share": 0.2}
+    values |= {"half_life_share": 0.0}
     return Sequence(**{**values, **changes})
 
 
@@ -187,6 +188,32 @@ def test_windows_are_what_a_naive_version_cuts(
     for row in rows:
         shards[row.user_idx].add((row.split, row.shard))
     assert all(len(places) == 1 for places in shards.values()), "a user's windows lie in one shard and split"
+
+
+@pytest.mark.spark
+def test_a_target_counts_half_as_much_for_each_share_of_the_history(
+    events: DataFrame, items: DataFrame, eligible: DataFrame
+) -> None:
+    def weights_of(settings: Settings) -> dict[tuple[int, int, int], float]:
+        vocabulary = build_vocabulary(events, items, eligible, settings.sequence, fold="f", num_buckets=4)
+        rows = build_windows(events, vocabulary, eligible, settings, num_categories=NUM_CATEGORIES).collect()
+        return {
+            (row.user_idx, row.window, place): weight
+            for row in rows
+            for place, weight in enumerate(row.token_weights)
+            if weight
+        }
+
+    alike = settings_of(Path("/nowhere"), length=20, targets="all", objective="next_event")
+    fading = settings_of(Path("/nowhere"), length=20, targets="all", objective="next_event", half_life_share=0.4)
+    copies, found = weights_of(alike), weights_of(fading)
+    assert copies.keys() == found.keys()
+    # The events of item_idx 1000 and above have no token; the others are of the days 0 to 5, so that the half-life is 2 days.
+    days_ago = {round(2 * np.log2(copies[key] / found[key]), 3) for key in copies}
+    assert days_ago == {0, 1, 2, 3, 4, 5}
+    order = fading.model_dump()
+    order["log"]["time"]["unit"] = "order"
+    assert weights_of(Settings.model_validate(order)) == copies, "an order of rows has no ages"
 
 
 @pytest.mark.spark

@@ -71,6 +71,9 @@ in the log's zone; event_type; platform."""
     """Share of the items that a training step knows by their content alone."""
     targets: Literal["all", "first"] = "first"
     """Events that the models learn to foretell: all, or first: the first of each (user, item), so that no repeats count."""
+    half_life_share: Annotated[float, Field(ge=0)] = 0.25
+    """Share of a fold's history after which a target counts half, back from the newest event (0.25 of a year: three months), so \
+that the models learn what is bought now; 0: all count alike, as they do where a log has no clock (time.unit: order)."""
     dim: Count = 64
     """Length of the embeddings and vectors, or that of `item_vectors` where it is more."""
     num_layers: Count = 1

@@ -33,6 +33,7 @@ _POSITION = "position"
 _EVENTS = "events"
 _SINCE = "since"
 _TOUCHES = "touches"
+_RECENCY = "recency"
 _NEVER_RECOMMENDED = -1
 NUM_ROWS = "num_rows"
 _COLUMNS = (
@@ -124,9 +125,10 @@ def build_windows(
 ) -> DataFrame:
     """Events of any number of folds to rows of ``sequences``; every shard of a fold and split has equally many rows.
 
-    A token's weight as a target is its number of copies, or 0 where it is no target: padding, the oldest event (nothing
-    comes before it), the first token of a window (the next window's target), with ``objective: new_categories`` what
-    does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
+    A token's weight as a target is its number of copies times its recency, or 0 where it is no target: padding, the oldest
+    event (nothing comes before it), the first token of a window (the next window's target), with ``objective: new_categories``
+    what does not count or is never recommended, and with ``targets: first`` an item that the user had before among what is left.
+    The recency of an event of age a, counted from the fold's newest, is 0.5 ^ (a / (``half_life_share`` x the age of the oldest)).
     """
     sequence = settings.sequence
     rows = cut_windows(training_events, vocabulary, eligible, settings, num_categories=num_categories)
@@ -148,6 +150,7 @@ def cut_windows(
     """The rows of :func:`build_windows` without those that pad shards."""
     sequence, known = settings.sequence, _known(vocabulary)
     events = with_context(training_events.join(known, [C.FOLD, C.ITEM_IDX], how="inner"), settings)
+    events = _with_recency(events, settings)
     newest = _collect_newest(events, sequence).join(
         _first_touches(training_events, known, eligible, num_categories), [C.FOLD, C.USER_IDX], how="left"
     )
@@ -157,6 +160,18 @@ def cut_windows(
 
 def _known(vocabulary: DataFrame) -> DataFrame:
     return vocabulary.where(F.col(C.TOKEN) > 0).select(C.FOLD, C.ITEM_IDX, C.TOKEN, C.CATEGORY_CODE)
+
+
+def _with_recency(events: DataFrame, settings: Settings) -> DataFrame:
+    """Events with their ``recency``: 1 where the log has no clock, but an order of rows alone."""
+    share = settings.sequence.half_life_share
+    if not share or any(source.log.time.unit == "order" for source in settings.sources):
+        return events.withColumn(_RECENCY, F.lit(1.0))
+    seconds = F.col(C.EVENT_TS).cast("double")
+    bounds = events.groupBy(C.FOLD).agg(F.min(seconds).alias("oldest"), F.max(seconds).alias("newest"))
+    age = (F.col("newest") - seconds) / F.nullif(F.col("newest") - F.col("oldest"), F.lit(0.0))
+    recency = F.coalesce(F.pow(F.lit(0.5), age / share), F.lit(1.0))
+    return events.join(F.broadcast(bounds), C.FOLD, how="inner").withColumn(_RECENCY, recency).drop("oldest", "newest")
 
 
 def _first_touches(training_events: DataFrame, known: DataFrame, eligible: DataFrame, num_categories: int) -> DataFrame:
@@ -207,7 +222,7 @@ def _collect_newest(events: DataFrame, sequence: Sequence) -> DataFrame:
     may_be_target = F.lit(True)
     if sequence.objective == "new_categories":
         may_be_target = F.col(C.COUNTING) & (F.col(C.CATEGORY_CODE) != _NEVER_RECOMMENDED)
-    weight = F.when(may_be_target, F.col(C.NUM_COPIES).cast("float")).otherwise(nothing)
+    weight = F.when(may_be_target, (F.col(C.NUM_COPIES) * F.col(_RECENCY)).cast("float")).otherwise(nothing)
     basket = F.dense_rank().over(Window.partitionBy(*user).orderBy(F.desc(C.EVENT_TS)))
     numbered = events.withColumn(_POSITION, F.row_number().over(newest_first)).withColumn(C.BASKETS, basket)
     if sequence.targets == "first":

@@ -167,7 +167,7 @@ def export_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide what an export holds, by key."""
     names = (
         *("length", "max_windows", "min_buyers", "num_shards", "validation_share"),
-        *("targets", "objective", "item_vectors", "item_content", "context"),
+        *("targets", "objective", "half_life_share", "item_vectors", "item_content", "context"),
     )
     values = settings.sequence.model_dump(mode="json", include=set(names))
     codes = {
