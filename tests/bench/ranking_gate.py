@@ -1,7 +1,7 @@
 """ranking_gate: what serves, every source and the rankers on Complete Journey, against popularity, ALS and ALS x trend.
 
     ./spark-submit.sh tests/bench/ranking_gate.py
-    ./spark-submit.sh tests/bench/ranking_gate.py --seeds 0 --data FOLDER --ablate gru transformer
+    ./spark-submit.sh tests/bench/ranking_gate.py --seeds 0 --data FOLDER --ablate gru,gru_trend transformer,transformer_trend
 
 The default pipeline at three as-of dates (2017-07-01, 09-01, 11-01; horizon 60 days) with several seeds, once with lists outside
 the touched and once outside the home categories; 2017-07-01 has two older folds to learn from, the others three. A figure is the
@@ -9,8 +9,8 @@ gain in NDCG@10 over a baseline, mean(model) / mean(baseline) - 1, averaged over
 by household: a replicate of the Poisson bootstrap draws a household with all its dates and seeds.
 
 Bounds, of what serves: outside touched categories .17 over popularity and .05 over ALS, outside home categories .20 and .06, and in
-both above ALS x trend. The exit code is 1 where one is missed. The dates are test folds: every run of evaluate is on record in the
-table looks. With --ablate the rankers learn again without each of these sources (first seed), and the figure is what is lost.
+both above ALS x trend. The exit code is 1 where one is missed. The dates are test folds: nothing may be chosen by what is printed.
+With --ablate the rankers learn again without each of these sources, or groups of them (first seed), and the figure is what is lost.
 
 With --data the tables and the lists of every date, seed and scope are kept there, and what is there already is not made again.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dates", nargs="+", default=list(DATES), metavar="DATE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    parser.add_argument("--ablate", nargs="+", default=[], metavar="SOURCE")
+    parser.add_argument("--ablate", nargs="+", default=[], metavar="SOURCE[,SOURCE]")
     parser.add_argument("--data", metavar="PATH", help="where everything is kept (default: a temporary folder)")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of every run"
@@ -117,7 +117,7 @@ def _lists(
     for source in ablated:
         kept = _kept(folder, date, seed, scope, f"without-{source}")
         if not kept.exists():
-            others = ",".join(one for one in sources if one != source)
+            others = ",".join(one for one in sources if one not in source.split(","))
             run_pipeline({**same, "ranking.sources": f"[{others}]"}, "--only", "train_rankers")
             judged = _judge(root, date, scope)
             judged[judged["model"].isin(RANKERS)].to_parquet(kept)
