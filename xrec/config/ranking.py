@@ -50,9 +50,7 @@ class Ranking(Frozen):
         "als",
         "als_trend",
         "gru",
-        "gru_trend",
         "transformer",
-        "transformer_trend",
     )
     """Sources that are blended, that the rankers learn from, and one of which may serve alone."""
     recent_days: Positive = 28.0

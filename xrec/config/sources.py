@@ -83,7 +83,7 @@ class Trend(Frozen):
 
     half_life_days: Positive = 28.0
     """Days after which a purchase counts half."""
-    power: Share = 1.0
+    power: Share = 0.5
     """Power of the share of an item's buyers that still counts; 0: off."""
 
 
