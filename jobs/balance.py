@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.evaluation.folds import history_of
+from xrec.evaluation.folds import histories_of
 from xrec.features.balance import balance_events, balance_report, describe_balance
 from xrec.features.feedback import describe_feedback, feedback_of
 from xrec.features.interactions import counts, weigh
@@ -23,13 +23,10 @@ def run(context: StageContext) -> Figures:
     tables, settings, folds = context.tables, context.settings, context.folds
     events = context.indexed_events()
     names = [fold.name for fold in folds]
-    balanced = []
-    for fold in folds:
-        limits = require_limits(tables.read("value_limits", fold=fold.name), fold)
-        history = winsorise(history_of(events, fold), limits)
-        weighted = weigh(history, fold, settings.weights).withColumn(C.COUNTING, counts(settings.categories))
-        balanced.append(balance_events(weighted, settings.balance, fold, settings.seed))
-    tables.write("training_events", reduce(DataFrame.unionByName, balanced), fold=names)
+    limits = require_limits(tables.read("value_limits"), folds)
+    weighted = weigh(winsorise(histories_of(events, folds), limits), settings.weights)
+    counting = weighted.withColumn(C.COUNTING, counts(settings.categories))
+    tables.write("training_events", balance_events(counting, settings.balance, settings.seed), fold=names)
     written = tables.read("training_events").where(F.col(C.FOLD).isin(names))
     tables.write("balance_report", balance_report(written, tables.read("items")), fold=names)
     figures = describe_balance(tables.read("balance_report", fold=context.main_fold.name), settings.balance)

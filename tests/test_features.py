@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec.config import Balance, Categories, Weights
-from xrec.evaluation.folds import Fold, history_of, horizon_of
+from xrec.evaluation.folds import Fold, histories_of, horizons_of
 from xrec.features.balance import balance_events, balance_report, describe_balance, factors_of, preview_alphas
 from xrec.features.index import assign_dense_index, describe_index, index_items
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
@@ -162,9 +162,9 @@ def naive_categories(
 def test_touched_and_home_categories_match_the_words(
     events: DataFrame, rows: list, look_back_days: float | None
 ) -> None:
-    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    weighted = weigh(histories_of(events, [FOLD]), WEIGHTS)
     categories = Categories(look_back_days=look_back_days)
-    found = user_categories_of(weighted, FOLD, categories).collect()
+    found = user_categories_of(weighted, categories).collect()
     expected = naive_categories(rows, look_back_days)
     assert {(row["user_idx"], row["category"]): (row["touched"], row["home"]) for row in found} == {
         key: value[1:] for key, value in expected.items()
@@ -174,9 +174,9 @@ def test_touched_and_home_categories_match_the_words(
 
 
 def test_home_is_the_smallest_covering_set(events: DataFrame) -> None:
-    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    weighted = weigh(histories_of(events, [FOLD]), WEIGHTS)
     mixes: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for row in user_categories_of(weighted, FOLD, Categories()).collect():
+    for row in user_categories_of(weighted, Categories()).collect():
         mixes[row["user_idx"]].append((row["weight"], row["home"]))
     for mix in mixes.values():
         total, home = sum(part for part, _ in mix), sorted(part for part, is_home in mix if is_home)
@@ -186,10 +186,10 @@ def test_home_is_the_smallest_covering_set(events: DataFrame) -> None:
 
 @pytest.mark.parametrize("look_back_days", [None, 20.0])
 def test_targets_know_what_was_known_before(events: DataFrame, rows: list, look_back_days: float | None) -> None:
-    weighted = weigh(history_of(events, FOLD), FOLD, WEIGHTS)
+    weighted = weigh(histories_of(events, [FOLD]), WEIGHTS)
     categories = Categories(look_back_days=look_back_days)
-    mix, had = user_categories_of(weighted, FOLD, categories), interactions_of(weighted, FOLD, categories)
-    found = targets_of(horizon_of(events, FOLD), mix, had, FOLD, categories).collect()
+    mix, had = user_categories_of(weighted, categories), interactions_of(weighted, categories)
+    found = targets_of(horizons_of(events, [FOLD]), mix, had, categories).collect()
     known = naive_categories(rows, look_back_days)
     seen = {(user, item) for _, user, item, _, moment, _, _ in rows if moment < AS_OF}
     users, items = {user for user, _ in seen}, {item for _, item in seen}
@@ -211,9 +211,15 @@ def test_targets_know_what_was_known_before(events: DataFrame, rows: list, look_
         assert len({flags[place] for flags in expected.values()}) == 2
 
 
+def of_fold() -> dict[str, Column]:
+    return {"fold": F.lit(FOLD.name), "as_of_ts": F.lit(AS_OF)}
+
+
 def test_half_life_halves_the_weight(spark: SparkSession) -> None:
     rows = [("e", 0, 0, "purchase", AS_OF - timedelta(days=days), "c", True) for days in (0, 10, 20)]
-    weighted = weigh(spark.createDataFrame(rows, EVENTS_DDL), FOLD, Weights(half_life_days=10.0)).collect()
+    weighted = weigh(
+        spark.createDataFrame(rows, EVENTS_DDL).withColumns(of_fold()), Weights(half_life_days=10.0)
+    ).collect()
     assert [row["weight"] for row in weighted] == pytest.approx([1.0, 0.5, 0.25])
 
 
@@ -222,7 +228,7 @@ def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, 
     counts = Counter(row[5] for row in rows)
     total_power = sum(count**alpha for count in counts.values())
     balance = Balance(alpha=alpha, max_repeat=1e9)
-    found = {row["category"]: row["factor"] for row in factors_of(events, balance).collect()}
+    found = {row["category"]: row["factor"] for row in factors_of(events.withColumns(of_fold()), balance).collect()}
     for category, count in counts.items():
         assert found[category] == pytest.approx(count**alpha / total_power * len(rows) / count)
     if alpha == 1.0:
@@ -231,13 +237,13 @@ def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, 
 
 def weighed() -> dict[str, Column]:
     """What balancing asks of events beside their keys and categories."""
-    return {"weight": F.lit(1.0), "counting": F.lit(True), "platform": F.lit("main")}
+    return {**of_fold(), "weight": F.lit(1.0), "counting": F.lit(True), "platform": F.lit("main")}
 
 
 def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list) -> None:
     """Of the report too: before and after, per category."""
     weighted = events.withColumns(weighed())
-    evened = balance_events(weighted, Balance(user_alpha=0.0, max_repeat=1e9), FOLD, seed=0)
+    evened = balance_events(weighted, Balance(user_alpha=0.0, max_repeat=1e9), seed=0)
     sums = Counter()
     for row in evened.collect():
         sums[row["user_idx"]] += row["balance_weight"]
@@ -247,7 +253,7 @@ def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list
     counts = Counter(row[5] for row in rows)
     floor = sorted(counts.values())[1] + 1
     balance = Balance(min_rows=floor, max_repeat=1e9)
-    lifted = balance_events(weighted, balance, FOLD, seed=0)
+    lifted = balance_events(weighted, balance, seed=0)
     items = events.select("item_idx", "category").distinct()
     report = {row["category"]: row for row in balance_report(lifted, items).collect()}
     assert set(report) == set(counts)
@@ -267,12 +273,12 @@ def test_users_are_evened_and_the_tail_has_a_floor(events: DataFrame, rows: list
 
 def test_a_preview_is_the_report_of_each_alpha(spark: SparkSession, events: DataFrame) -> None:
     items = events.select("item_idx", "category").distinct()
-    training = balance_events(events.withColumns(weighed()), Balance(alpha=0.3), FOLD, seed=0)
-    preview = preview_alphas(training, items, Balance(alpha=0.3, max_repeat=2.0), [1.0, 0.5], FOLD, seed=0).collect()
+    training = balance_events(events.withColumns(weighed()), Balance(alpha=0.3), seed=0)
+    preview = preview_alphas(training, items, Balance(alpha=0.3, max_repeat=2.0), [1.0, 0.5], seed=0).collect()
     found = {(row["alpha"], row["category"]): row["num_copies"] for row in preview}
     for alpha in (1.0, 0.5):
         balance = Balance(alpha=alpha, max_repeat=2.0)
-        report = balance_report(balance_events(events.withColumns(weighed()), balance, FOLD, seed=0), items)
+        report = balance_report(balance_events(events.withColumns(weighed()), balance, seed=0), items)
         expected = {row["category"]: row["num_copies"] for row in report.collect()}
         assert {category: copies for (one, category), copies in found.items() if one == alpha} == expected
         assert sum(row["balanced_share"] for row in preview if row["alpha"] == alpha) == pytest.approx(1)
@@ -282,12 +288,10 @@ def test_copies_are_deterministic_capped_and_right_on_average(spark: SparkSessio
     rows = random_events(3, 4000)
     events = spark.createDataFrame(rows, EVENTS_DDL).withColumns(weighed())
     balance = Balance(alpha=0.5, max_repeat=3.0)
-    once = balance_events(events, balance, FOLD, seed=0).collect()
-    again = balance_events(events.orderBy("event_id").repartition(5), balance, FOLD, seed=0).collect()
+    once = balance_events(events, balance, seed=0).collect()
+    again = balance_events(events.orderBy("event_id").repartition(5), balance, seed=0).collect()
     copies = {row["event_id"]: row["num_copies"] for row in once}
     assert copies == {row["event_id"]: row["num_copies"] for row in again}
-    assert copies != {
-        row["event_id"]: row["num_copies"] for row in balance_events(events, balance, FOLD, seed=1).collect()
-    }
+    assert copies != {row["event_id"]: row["num_copies"] for row in balance_events(events, balance, seed=1).collect()}
     assert max(copies.values()) <= 3
     assert sum(copies.values()) == pytest.approx(sum(row["balance_weight"] for row in once), rel=0.03)

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from pipeline_runs import ROOT
 from xrec.config import Als, Categories, Feedback, Outliers, Settings, Weights
-from xrec.evaluation.folds import Fold, history_of
+from xrec.evaluation.folds import Fold, histories_of
 from xrec.features.feedback import feedback_of, resting_pairs
 from xrec.features.outliers import value_limits_of
 from xrec.generators.als import ratings_of, train_als
@@ -219,8 +219,8 @@ def test_the_stage_balance_writes_feedback_only_where_it_is_on_and_nothing_else_
     # The same again in another delivery counts once.
     write(tables, "exposures", [(*row[:-1], "again") for row in rows])
     found = StageContext(spark=spark, settings=settings, run_id="r")
-    history = history_of(found.indexed_events(), found.main_fold)
-    tables.write("value_limits", value_limits_of(history, found.main_fold, Outliers()), fold=[found.main_fold.name])
+    histories = histories_of(found.indexed_events(), [found.main_fold])
+    tables.write("value_limits", value_limits_of(histories, Outliers()), fold=[found.main_fold.name])
     balance = runpy.run_path(str(ROOT / "jobs" / "balance.py"))["run"]
 
     def run(**feedback: float) -> tuple[dict[str, str], list[Any]]:

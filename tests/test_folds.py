@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Folds, SettingsError
-from xrec.evaluation.folds import Fold, history_of, horizon_of, plan_folds
+from xrec.evaluation.folds import Fold, histories_of, history_of, horizon_of, horizons_of, plan_folds
 
 UTC = timezone.utc
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -198,3 +198,28 @@ def test_last_out_equals_a_naive_cut(events: DataFrame, log: pd.DataFrame, skip_
         assert ids(history_of(rows, fold)) == history
         assert ids(horizon_of(rows, fold)) == target
     assert history_of(events, fold).columns == horizon_of(events, fold).columns == events.columns
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("kind", ["time", "last_out"])
+def test_many_folds_at_once_are_each_alone(events: DataFrame, kind: str) -> None:
+    ends = [datetime(2024, 7, day, tzinfo=UTC) for day in (1, 11, 21)]
+    month = timedelta(days=30)
+    folds = [
+        Fold(
+            name=f"f{n}",
+            purpose="serve" if n == 2 and kind == "time" else "test",
+            as_of=END if kind == "last_out" else end,
+            horizon=month,
+            skip_last=3 - n if kind == "last_out" else None,
+        )
+        for n, end in enumerate(ends)
+    ]
+    histories, horizons = histories_of(events, folds).collect(), horizons_of(events, folds).collect()
+    assert len({row[C.EVENT_ID] for row in histories}) < len(histories), "an event belongs to several folds"
+    for fold in folds:
+        for found, alone in ((histories, history_of(events, fold)), (horizons, horizon_of(events, fold))):
+            of_fold = [row for row in found if row[C.FOLD] == fold.name]
+            assert sorted(row[C.EVENT_ID] for row in of_fold) == sorted(ids(alone))
+            assert {row[C.AS_OF_TS].replace(tzinfo=UTC) for row in of_fold} <= {fold.as_of}
+    assert horizons

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from world import NON_MERCHANDISE, World, make_world
 from xrec.config import Als, Categories, ItemKnn, Ranking, Weights
-from xrec.evaluation.folds import Fold, history_of, horizon_of
+from xrec.evaluation.folds import Fold, histories_of, horizons_of
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
 from xrec.generators import factors
 from xrec.generators.als import AlsError, ratings_of, train_als
@@ -128,9 +128,9 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
             "is_outlier": F.lit(False),
         }
     )  # fmt: skip
-    weighted = weigh(history_of(events, fold), fold, Weights(event_types={"purchase": 1.0, "view": 0.1}))
-    interactions = local(interactions_of(weighted, fold, CATEGORIES))
-    mixes = local(user_categories_of(weighted, fold, CATEGORIES))
+    weighted = weigh(histories_of(events, [fold]), Weights(event_types={"purchase": 1.0, "view": 0.1}))
+    interactions = local(interactions_of(weighted, CATEGORIES))
+    mixes = local(user_categories_of(weighted, CATEGORIES))
     training_events = weighted.select(
         F.lit(fold.name).alias("fold"),
         *("event_id", "user_idx", "item_idx", "event_ts", "weight"),
@@ -142,7 +142,7 @@ def stage(spark: SparkSession, world: World, folder: Path) -> Staged:
         items=items,
         interactions=interactions,
         user_categories=mixes,
-        targets=local(targets_of(horizon_of(events, fold), mixes, interactions, fold, CATEGORIES)),
+        targets=local(targets_of(horizons_of(events, [fold]), mixes, interactions, CATEGORIES)),
         training_events=local(training_events),
         checkpoints=str(folder),
     )

@@ -13,7 +13,7 @@ Per model, precision (fp32, bf16) and batch:
 - bf16_to_fp32_rate: rows/s of bf16 to those of fp32, same batch, same run
 - loss_difference_to_cpu: the largest relative difference of the loss of 20 steps from the CPU's, fp32, dropout 0, same batches
 
-Needs torch and xrec's settings alone: no Spark, no Horovod. The exit code is 2 where there is no such device.
+Needs what the models import alone: no Spark, no Horovod. The exit code is 2 where there is no such device.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ is the target.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -20,6 +20,7 @@ from xrec.config import Folds, SettingsError
 
 Purpose = Literal["select", "test", "serve"]
 _SELECT: list[Purpose] = ["select"]
+_POSITION = "position"
 _LEAST_HISTORY = 0.5
 """History, in horizons, that a fold needs to be asked what to choose: the log's first days tell little of later ones."""
 
@@ -108,35 +109,60 @@ def select_folds_before(fold: Fold, folds: Sequence[Fold]) -> list[Fold]:
     return [one for one in folds[: folds.index(fold)] if one.purpose == "select"]
 
 
-def history_of(events: DataFrame, fold: Fold) -> DataFrame:
-    """Judged events that the fold may learn from, of every event type: the columns of ``events``.
+def histories_of(events: DataFrame, folds: Sequence[Fold]) -> DataFrame:
+    """Judged events that the folds may learn from, of every event type, once for each fold that may: with ``fold``, ``as_of_ts``.
 
-    Those that count by what was known before as_of: a purchase that went back later was still a purchase then.
+    Those that count by what was known before as_of: a purchase that went back later was still a purchase then. The folds are of
+    one kind, as those of a run are.
     """
-    events = events.where(F.col(C.VOID_TS).isNull() | (F.col(C.VOID_TS) >= F.lit(fold.as_of)))
-    if fold.skip_last is None:
-        return events.where(F.col(C.EVENT_TS) < F.lit(fold.as_of))
-    return _with_position(events).where(F.col("position") > fold.skip_last).drop("position")
+
+    def counts_then(fold: Fold) -> Column:
+        return F.col(C.VOID_TS).isNull() | (F.col(C.VOID_TS) >= F.lit(fold.as_of))
+
+    if folds[0].skip_last is None:
+        return _of_folds(events, {fold: counts_then(fold) & (F.col(C.EVENT_TS) < F.lit(fold.as_of)) for fold in folds})
+    placed = _with_position(events.where(counts_then(folds[0])))
+    return _of_folds(placed, {fold: F.col(_POSITION) > F.lit(fold.skip_last) for fold in folds}).drop(_POSITION)
+
+
+def horizons_of(events: DataFrame, folds: Sequence[Fold]) -> DataFrame:
+    """Judged events that judge the folds, of every event type, once for each fold that they judge: with ``fold``, ``as_of_ts``.
+
+    Those within the horizon that count by all that is known today; none of a fold whose ``has_targets`` is false.
+    """
+    events, moment = events.where(F.col(C.VOID_TS).isNull()), F.col(C.EVENT_TS)
+    judged = [fold for fold in folds if fold.has_targets]
+    if not judged or judged[0].skip_last is None:
+        begins = {fold: moment >= F.lit(fold.as_of) for fold in judged}
+        return _of_folds(events, {fold: begins[fold] & (moment < F.lit(fold.as_of + fold.horizon)) for fold in judged})
+    placed = _with_position(events)
+    return _of_folds(placed, {fold: F.col(_POSITION) == F.lit(fold.skip_last) for fold in judged}).drop(_POSITION)
+
+
+def history_of(events: DataFrame, fold: Fold) -> DataFrame:
+    """The rows of :func:`histories_of` of one fold, with the columns of ``events`` alone."""
+    return histories_of(events, [fold]).drop(C.FOLD, C.AS_OF_TS)
 
 
 def horizon_of(events: DataFrame, fold: Fold) -> DataFrame:
-    """Judged events that judge the fold: those within the horizon that count by all that is known today, of every event type.
+    """The rows of :func:`horizons_of` of one fold, with the columns of ``events`` alone."""
+    return horizons_of(events, [fold]).drop(C.FOLD, C.AS_OF_TS)
 
-    None where ``has_targets`` is false.
-    """
-    if not fold.has_targets:
-        return events.where(F.lit(False))
-    events = events.where(F.col(C.VOID_TS).isNull())
-    if fold.skip_last is None:
-        end = fold.as_of + fold.horizon
-        return events.where((F.col(C.EVENT_TS) >= F.lit(fold.as_of)) & (F.col(C.EVENT_TS) < F.lit(end)))
-    return _with_position(events).where(F.col("position") == fold.skip_last).drop("position")
+
+def _of_folds(events: DataFrame, belongs: Mapping[Fold, Column]) -> DataFrame:
+    """Each event once for each fold that it belongs to. One reading of the log serves all folds."""
+    folds = [
+        F.when(holds, F.struct(F.lit(fold.name).alias(C.FOLD), F.lit(fold.as_of).alias(C.AS_OF_TS)))
+        for fold, holds in belongs.items()
+    ]
+    nothing = F.array().cast(f"array<struct<{C.FOLD}: string, {C.AS_OF_TS}: timestamp>>")
+    return events.select("*", F.inline(F.array_compact(F.array(*folds)) if folds else nothing))
 
 
 def _with_position(events: DataFrame) -> DataFrame:
     """Events with their position from the user's end (1 is the newest); ties in time are ordered by the event's hash."""
     newest_first = Window.partitionBy(C.USER_IDX).orderBy(F.desc(C.EVENT_TS), F.desc(C.EVENT_ID))
-    return events.withColumn("position", F.row_number().over(newest_first))
+    return events.withColumn(_POSITION, F.row_number().over(newest_first))
 
 
 def parse_time(key: str, text: str) -> datetime:

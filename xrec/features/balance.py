@@ -14,51 +14,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Balance
-from xrec.evaluation.folds import Fold
 
 _HASH_RANGE = 1 << 53
 
 
 def factors_of(events: DataFrame, balance: Balance) -> DataFrame:
-    """Training events to one row a category: ``category``, ``num_events`` n_c and ``factor`` f_c, capped."""
-    counts = events.groupBy(C.CATEGORY).agg(F.count("*").alias(C.NUM_EVENTS))
+    """Training events to one row a (fold, category): ``num_events`` n_c and ``factor`` f_c, capped."""
+    counts = events.groupBy(C.FOLD, C.CATEGORY).agg(F.count("*").alias(C.NUM_EVENTS))
     floor = F.lit(float(balance.min_rows)) / F.col(C.NUM_EVENTS)
-    even = _evened(counts, balance.alpha)
-    return counts.withColumn(C.FACTOR, F.least(F.greatest(even, floor), F.lit(balance.max_repeat)))
+    factor = F.least(F.greatest(C.FACTOR, floor), F.lit(balance.max_repeat))
+    return _evened(counts, balance.alpha).withColumn(C.FACTOR, factor)
 
 
-def _evened(counts: DataFrame, power: float) -> Column:
-    """n_g^(power - 1) n / sum of n_g^power over the groups g, of a frame with a row a group and its ``num_events`` n_g."""
+def _evened(counts: DataFrame, power: float) -> DataFrame:
+    """Rows of a (fold, group) with its ``num_events`` n_g to n_g^(power - 1) n / sum of n_g^power over its g, as ``factor``."""
     if power == 1.0:
-        return F.lit(1.0)
-    totals = counts.agg(F.sum(C.NUM_EVENTS), F.sum(F.pow(C.NUM_EVENTS, F.lit(power)))).first()
-    assert totals is not None
-    total, total_power = totals
-    return F.pow(C.NUM_EVENTS, F.lit(power)) / F.lit(total_power) * F.lit(total) / F.col(C.NUM_EVENTS)
+        return counts.withColumn(C.FACTOR, F.lit(1.0))
+    raised = F.pow(C.NUM_EVENTS, F.lit(power))
+    totals = counts.groupBy(C.FOLD).agg(F.sum(C.NUM_EVENTS).alias("total"), F.sum(raised).alias("total_raised"))
+    factor = raised / F.col("total_raised") * F.col("total") / F.col(C.NUM_EVENTS)
+    return (
+        counts.join(F.broadcast(totals), C.FOLD, how="inner").withColumn(C.FACTOR, factor).drop("total", "total_raised")
+    )
 
 
-def balance_events(weighted: DataFrame, balance: Balance, fold: Fold, seed: int) -> DataFrame:
-    """Weighted history events to rows of ``training_events``, with balance weight and number of copies.
+def balance_events(weighted: DataFrame, balance: Balance, seed: int) -> DataFrame:
+    """Weighted history events of folds to rows of ``training_events``, with balance weight and number of copies.
 
     ``weighted`` says by ``counting`` which events make targets (:func:`xrec.features.interactions.counts`).
     """
-    rows = weighted.join(F.broadcast(factors_of(weighted, balance)), C.CATEGORY, how="inner")
+    rows = weighted.join(
+        F.broadcast(factors_of(weighted, balance).drop(C.NUM_EVENTS)), [C.FOLD, C.CATEGORY], how="inner"
+    )
     if balance.user_alpha != 1.0:
-        users = weighted.groupBy(C.USER_IDX).agg(F.count("*").alias(C.NUM_EVENTS))
-        of_user = users.select(C.USER_IDX, _evened(users, balance.user_alpha).alias("user_factor"))
-        rows = rows.join(of_user, C.USER_IDX, how="inner").withColumn(
+        users = weighted.groupBy(C.FOLD, C.USER_IDX).agg(F.count("*").alias(C.NUM_EVENTS))
+        of_user = _evened(users, balance.user_alpha).select(C.FOLD, C.USER_IDX, F.col(C.FACTOR).alias("user_factor"))
+        rows = rows.join(of_user, [C.FOLD, C.USER_IDX], how="inner").withColumn(
             C.FACTOR, F.least(F.col(C.FACTOR) * F.col("user_factor"), F.lit(balance.max_repeat))
         )
     uniform = F.pmod(F.xxhash64(F.lit(seed), F.col(C.EVENT_ID)), F.lit(_HASH_RANGE)) / F.lit(float(_HASH_RANGE))
     whole = F.floor(C.FACTOR)
     copies = whole + (uniform < F.col(C.FACTOR) - whole).cast("int")
     return rows.select(
-        F.lit(fold.name).alias(C.FOLD),
+        C.FOLD,
         C.EVENT_ID,
         C.USER_IDX,
         C.ITEM_IDX,
@@ -99,14 +102,12 @@ def balance_report(training_events: DataFrame, items: DataFrame, by: Sequence[st
 
 
 def preview_alphas(
-    training_events: DataFrame, items: DataFrame, balance: Balance, alphas: Sequence[float], fold: Fold, seed: int
+    training_events: DataFrame, items: DataFrame, balance: Balance, alphas: Sequence[float], seed: int
 ) -> DataFrame:
-    """A fold's rows of ``training_events`` to rows of ``balance_report`` (with ``alpha``) as each of the alphas would give."""
+    """Rows of ``training_events`` to rows of ``balance_report`` (with ``alpha``) as each of the alphas would give."""
     weighted = training_events.join(items.select(C.ITEM_IDX, C.CATEGORY), C.ITEM_IDX, how="inner")
     balanced = [
-        balance_events(weighted, balance.model_copy(update={"alpha": alpha}), fold, seed).withColumn(
-            C.ALPHA, F.lit(alpha)
-        )
+        balance_events(weighted, balance.model_copy(update={"alpha": alpha}), seed).withColumn(C.ALPHA, F.lit(alpha))
         for alpha in alphas
     ]
     return balance_report(reduce(DataFrame.unionByName, balanced), items, by=(C.FOLD, C.ALPHA))

@@ -56,7 +56,7 @@ def feedback_of(
     )
     by_type = {BOUGHT: feedback.bought_weight, IGNORED: feedback.ignored_weight}
     rows = bought.unionByName(ignored).withColumn(C.QUANTITY, F.lit(None).cast("double"))
-    weighted = weigh(rows, fold, weights.model_copy(update={"event_types": by_type}))
+    weighted = weigh(rows.withColumn(C.AS_OF_TS, as_of), weights.model_copy(update={"event_types": by_type}))
     sign = F.when(F.col(C.EVENT_TYPE) == IGNORED, -1.0).otherwise(1.0)
     return weighted.select(
         F.lit(fold.name).alias(C.FOLD),

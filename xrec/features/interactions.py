@@ -1,6 +1,6 @@
-"""Interactions, user categories and targets of a fold (design, section 1).
+"""Interactions, user categories and targets of folds (design, section 1).
 
-All come from **all** clean events of the fold, before any filter on item or user counts: otherwise a category counts as
+All come from **all** clean events of a fold, before any filter on item or user counts: otherwise a category counts as
 new because the bought item was filtered away.
 """
 
@@ -16,26 +16,28 @@ from xrec.evaluation.folds import Fold
 _SECONDS_A_DAY = 86_400.0
 
 
-def weigh(history: DataFrame, fold: Fold, weights: Weights) -> DataFrame:
+def weigh(histories: DataFrame, weights: Weights) -> DataFrame:
     """History events with ``weight``: the event type's weight x quantity ^ ``quantity_power``, halved every ``half_life_days``.
 
-    The half-life is measured back from the fold's as-of.
+    The half-life is measured back from ``as_of_ts``.
     """
     by_type = F.create_map(*[F.lit(value) for pair in weights.event_types.items() for value in pair])
     weight = by_type[F.col(C.EVENT_TYPE)].cast("double")
     if weights.quantity_power:
         weight = weight * F.pow(F.coalesce(C.QUANTITY, F.lit(1.0)), F.lit(weights.quantity_power))
     if weights.half_life_days is not None:
-        age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
-        weight = weight * F.pow(F.lit(0.5), age_days / F.lit(weights.half_life_days))
-    return history.withColumn(C.WEIGHT, weight)
+        weight = weight * F.pow(F.lit(0.5), _age_days() / F.lit(weights.half_life_days))
+    return histories.withColumn(C.WEIGHT, weight)
 
 
-def interactions_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
-    """Weighted history events to rows of ``interactions``: one a (user, item), ``counting`` where an event counts."""
+def _age_days() -> Column:
+    return (F.col(C.AS_OF_TS).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
+
+
+def interactions_of(weighted: DataFrame, categories: Categories) -> DataFrame:
+    """Weighted history events to rows of ``interactions``: one a (fold, user, item), ``counting`` where an event counts."""
     is_counting = counts(categories)
-    return weighted.groupBy(C.USER_IDX, C.ITEM_IDX).agg(
-        F.lit(fold.name).alias(C.FOLD),
+    return weighted.groupBy(C.FOLD, C.USER_IDX, C.ITEM_IDX).agg(
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.count("*").cast("int").alias(C.NUM_EVENTS),
         F.max(C.EVENT_TS).alias(C.LAST_TS),
@@ -46,22 +48,21 @@ def interactions_of(weighted: DataFrame, fold: Fold, categories: Categories) -> 
     )
 
 
-def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) -> DataFrame:
-    """Weighted history events to rows of ``user_categories``: one a (user, category), touched or home or neither.
+def user_categories_of(weighted: DataFrame, categories: Categories) -> DataFrame:
+    """Weighted history events to rows of ``user_categories``: one a (fold, user, category), touched or home or neither.
 
     Touched: a counting event within the look-back. Home: the smallest set of categories, by falling weight, ties by name,
     that covers ``home_coverage`` of the user's weight, at least one.
     """
     is_counting = touches = counts(categories)
     if categories.look_back_days is not None:
-        age_days = (F.lit(fold.as_of).cast("double") - F.col(C.EVENT_TS).cast("double")) / _SECONDS_A_DAY
-        touches = touches & (age_days <= F.lit(categories.look_back_days))
-    mix = weighted.groupBy(C.USER_IDX, C.CATEGORY).agg(
+        touches = touches & (_age_days() <= F.lit(categories.look_back_days))
+    mix = weighted.groupBy(C.FOLD, C.USER_IDX, C.CATEGORY).agg(
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.max(touches).alias(C.TOUCHED),
         (F.max(is_counting) & ~F.max(touches)).alias(C.LAPSED),
     )
-    a_user = Window.partitionBy(C.USER_IDX)
+    a_user = Window.partitionBy(C.FOLD, C.USER_IDX)
     heaviest_first = a_user.orderBy(F.desc(C.WEIGHT), C.CATEGORY)
     before = heaviest_first.rowsBetween(Window.unboundedPreceding, -1)
     covered_before = F.coalesce(F.sum(C.WEIGHT).over(before), F.lit(0.0))
@@ -69,32 +70,32 @@ def user_categories_of(weighted: DataFrame, fold: Fold, categories: Categories) 
     is_home = (F.row_number().over(heaviest_first) == 1) | (
         covered_before < F.lit(categories.home_coverage) * F.sum(C.WEIGHT).over(a_user) - F.lit(1e-9)
     )
-    return mix.withColumn(C.HOME, is_home).withColumn(C.FOLD, F.lit(fold.name))
+    return mix.withColumn(C.HOME, is_home)
 
 
 def targets_of(
-    horizon: DataFrame, user_categories: DataFrame, interactions: DataFrame, fold: Fold, categories: Categories
+    horizons: DataFrame, user_categories: DataFrame, interactions: DataFrame, categories: Categories
 ) -> DataFrame:
-    """Horizon events to rows of ``targets``: one a (user, item) of a counting event on a recommendable item.
+    """Horizon events to rows of ``targets``: one a (fold, user, item) of a counting event on a recommendable item.
 
     A cross-category target is new to its user. A cold user has no category that he does not buy yet: nothing of his is one.
     """
-    had = interactions.select(C.USER_IDX, C.ITEM_IDX, F.lit(True).alias("is_known"))
-    users = had.select(C.USER_IDX, F.lit(True).alias("is_warm_user")).distinct()
-    items = had.select(C.ITEM_IDX, F.lit(True).alias("is_warm_item")).distinct()
-    mixes = user_categories.select(C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME, C.LAPSED)
+    had = interactions.select(C.FOLD, C.USER_IDX, C.ITEM_IDX, F.lit(True).alias("is_known"))
+    users = had.select(C.FOLD, C.USER_IDX, F.lit(True).alias("is_warm_user")).distinct()
+    items = had.select(C.FOLD, C.ITEM_IDX, F.lit(True).alias("is_warm_item")).distinct()
+    mixes = user_categories.select(C.FOLD, C.USER_IDX, C.CATEGORY, C.TOUCHED, C.HOME, C.LAPSED)
     bought = (
-        horizon.where(counts(categories) & F.col(C.RECOMMENDABLE))
-        .select(C.USER_IDX, C.ITEM_IDX, C.CATEGORY)
+        horizons.where(counts(categories) & F.col(C.RECOMMENDABLE))
+        .select(C.FOLD, C.USER_IDX, C.ITEM_IDX, C.CATEGORY)
         .distinct()
-        .join(had, [C.USER_IDX, C.ITEM_IDX], how="left")
-        .join(users, C.USER_IDX, how="left")
-        .join(items, C.ITEM_IDX, how="left")
-        .join(mixes, [C.USER_IDX, C.CATEGORY], how="left")
+        .join(had, [C.FOLD, C.USER_IDX, C.ITEM_IDX], how="left")
+        .join(users, [C.FOLD, C.USER_IDX], how="left")
+        .join(items, [C.FOLD, C.ITEM_IDX], how="left")
+        .join(mixes, [C.FOLD, C.USER_IDX, C.CATEGORY], how="left")
     )
     is_new, is_cold = _missing("is_known"), _missing("is_warm_user")
     return bought.select(
-        F.lit(fold.name).alias(C.FOLD),
+        C.FOLD,
         C.USER_IDX,
         C.ITEM_IDX,
         C.CATEGORY,

@@ -6,7 +6,7 @@ belong to a fold: they come from its history alone. The events stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,37 +21,40 @@ _DECIMALS = 2
 """Of the logarithms: steps of 1 %, so that a group has some thousand different ones however long the log is."""
 
 
-def value_limits_of(history: DataFrame, fold: Fold, outliers: Outliers) -> DataFrame:
-    """History events to rows of ``value_limits``: one an item, with limits from its own quartiles, or its category's.
+def value_limits_of(histories: DataFrame, outliers: Outliers) -> DataFrame:
+    """History events of folds to rows of ``value_limits``: one a (fold, item), by its own quartiles, or its category's.
 
     With l and u the quartiles of ln(value) and s = max(u - l, ln(least_ratio)), the limits are exp(l - fence s) and
     exp(u + fence s). They are null where neither the item nor its category has ``min_events`` values.
     """
-    of_item = history.groupBy(C.ITEM_IDX, C.CATEGORY).agg(*_fences(outliers)).alias("item")
-    of_category = history.groupBy(C.CATEGORY).agg(*_fences(outliers)).alias("category")
+    of_item = histories.groupBy(C.FOLD, C.ITEM_IDX, C.CATEGORY).agg(*_fences(outliers)).alias("item")
+    of_category = histories.groupBy(C.FOLD, C.CATEGORY).agg(*_fences(outliers)).alias("category")
     nearest = [
         F.coalesce(F.col(f"item.{limit}"), F.col(f"category.{limit}")).alias(limit)
         for limits in LIMITS.values()
         for limit in limits
     ]
-    joined = of_item.join(F.broadcast(of_category), C.CATEGORY, how="inner")
-    return joined.select(F.lit(fold.name).alias(C.FOLD), C.ITEM_IDX, *nearest)
+    joined = of_item.join(F.broadcast(of_category), [C.FOLD, C.CATEGORY], how="inner")
+    return joined.select(C.FOLD, C.ITEM_IDX, *nearest)
 
 
-def require_limits(value_limits: DataFrame, fold: Fold) -> DataFrame:
-    """The fold's rows of ``value_limits``; raises ValueError where there are none, because the stage fold has not run for it."""
-    if value_limits.isEmpty():
+def require_limits(value_limits: DataFrame, folds: Sequence[Fold]) -> DataFrame:
+    """The folds' rows of ``value_limits``; raises ValueError where one has none, because the stage fold has not run for it."""
+    of_folds = value_limits.where(F.col(C.FOLD).isin([fold.name for fold in folds]))
+    there = {row[0] for row in of_folds.select(C.FOLD).distinct().collect()}
+    lacking = [fold.name for fold in folds if fold.name not in there]
+    if lacking:
         raise ValueError(
-            f"table 'value_limits': found no row of fold '{fold.name}', expected one for each item of its history; run "
+            f"table 'value_limits': found no row of fold '{lacking[0]}', expected one for each item of its history; run "
             "./spark-submit.sh jobs/pipeline.py --only fold with the same settings first"
         )
-    return value_limits
+    return of_folds
 
 
-def winsorise(history: DataFrame, value_limits: DataFrame) -> DataFrame:
-    """History events with ``quantity`` and ``price`` within their item's limits, and ``is_outlier`` where one was not."""
+def winsorise(histories: DataFrame, value_limits: DataFrame) -> DataFrame:
+    """History events of folds with ``quantity`` and ``price`` within their item's limits, and ``is_outlier`` where one was not."""
     names = [limit for limits in LIMITS.values() for limit in limits]
-    rows = history.join(value_limits.select(C.ITEM_IDX, *names), C.ITEM_IDX, how="inner")
+    rows = histories.join(value_limits.select(C.FOLD, C.ITEM_IDX, *names), [C.FOLD, C.ITEM_IDX], how="inner")
     within = {
         # least and greatest pass over nulls, also over an unknown value, which would become a limit.
         name: F.when(F.col(name).isNotNull(), F.greatest(F.least(name, high), low))
