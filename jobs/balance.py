@@ -7,7 +7,6 @@
 from functools import reduce
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import histories_of
@@ -23,12 +22,12 @@ def run(context: StageContext) -> Figures:
     tables, settings, folds = context.tables, context.settings, context.folds
     events = context.indexed_events()
     names = [fold.name for fold in folds]
-    limits = require_limits(tables.read("value_limits"), folds)
+    limits = require_limits(context.read_folds("value_limits"), folds)
     weighted = weigh(winsorise(histories_of(events, folds), limits), settings.weights)
     counting = weighted.withColumn(C.COUNTING, counts(settings.categories))
     tables.write("training_events", balance_events(counting, settings.balance, settings.seed), fold=names)
-    written = tables.read("training_events").where(F.col(C.FOLD).isin(names))
-    tables.write("balance_report", balance_report(written, tables.read("items")), fold=names)
+    report = balance_report(context.read_folds("training_events"), tables.read("items"))
+    tables.write("balance_report", report, fold=names)
     figures = describe_balance(tables.read("balance_report", fold=context.main_fold.name), settings.balance)
     if settings.feedback.is_on:
         shown = context.indexed_exposures()

@@ -7,9 +7,7 @@
 from functools import reduce
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
-from xrec import columns as C
 from xrec.features.changed_users import (
     build_changed,
     describe_changed,
@@ -56,9 +54,9 @@ def run(context: StageContext) -> Figures:
         for fold in folds
     ]
     tables.write("vocabulary", reduce(DataFrame.unionByName, vocabularies), fold=folds)
-    vocabulary = tables.read("vocabulary").where(F.col(C.FOLD).isin(folds))
+    vocabulary = context.read_folds("vocabulary")
     sizes = check_vocabulary(vocabulary, folds, sequence)
-    events = tables.read("training_events").where(F.col(C.FOLD).isin(folds))
+    events = context.read_folds("training_events")
     windows = build_windows(events, vocabulary, eligible, context.settings, num_categories=num_categories)
     tables.write("sequences", windows, fold=folds)
     cold = cold_shares(events, sequence)
@@ -76,8 +74,8 @@ def run_changed(context: StageContext) -> Figures:
     before = [seen_before(tables, fold, export, settings.sequence) for fold, export in trained.items()]
     vocabularies = [take_vocabulary(tables, fold, export, eligible) for fold, export in trained.items()]
     tables.write("vocabulary", reduce(DataFrame.unionByName, vocabularies), fold=folds)
-    vocabulary = tables.read("vocabulary").where(F.col(C.FOLD).isin(folds))
-    events = tables.read("training_events").where(F.col(C.FOLD).isin(folds))
+    vocabulary = context.read_folds("vocabulary")
+    events = context.read_folds("training_events")
     seen = reduce(DataFrame.unionByName, before)
     windows = build_changed(events, vocabulary, eligible, seen, settings, num_categories=num_categories)
     tables.write("sequences", windows, fold=folds)

@@ -3,10 +3,6 @@
 ./spark-submit.sh jobs/fold.py --config conf/complete_journey.yaml
 """
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-
-from xrec import columns as C
 from xrec.evaluation.folds import histories_of, horizons_of
 from xrec.features.interactions import describe_fold, interactions_of, targets_of, user_categories_of, weigh
 from xrec.features.outliers import value_limits_of, winsorise
@@ -19,13 +15,13 @@ def run(context: StageContext) -> Figures:
     events, names = context.indexed_events(), [fold.name for fold in folds]
     histories = histories_of(events, folds)
     tables.write("value_limits", value_limits_of(histories, settings.outliers), fold=names)
-    weighted = weigh(winsorise(histories, of_folds("value_limits", context)), settings.weights)
+    weighted = weigh(winsorise(histories, context.read_folds("value_limits")), settings.weights)
     tables.write("user_categories", user_categories_of(weighted, settings.categories), fold=names)
     tables.write("interactions", interactions_of(weighted, settings.categories), fold=names)
     targets = targets_of(
         horizons_of(events, folds),
-        of_folds("user_categories", context),
-        of_folds("interactions", context),
+        context.read_folds("user_categories"),
+        context.read_folds("interactions"),
         settings.categories,
     )
     tables.write("targets", targets, fold=names)
@@ -35,11 +31,6 @@ def run(context: StageContext) -> Figures:
         tables.read("user_categories", fold=context.main_fold.name),
         tables.read("targets", fold=context.main_fold.name),
     )
-
-
-def of_folds(table: str, context: StageContext) -> DataFrame:
-    """A table's rows of the run's folds."""
-    return context.tables.read(table).where(F.col(C.FOLD).isin([fold.name for fold in context.folds]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Folds, SettingsError
-from xrec.evaluation.folds import Fold, histories_of, history_of, horizon_of, horizons_of, plan_folds
+from xrec.evaluation.folds import Fold, histories_of, history_of, horizons_of, plan_folds
 
 UTC = timezone.utc
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -149,6 +149,10 @@ def events(spark: SparkSession, log: pd.DataFrame) -> DataFrame:
     return spark.createDataFrame(log).select(
         "event_id", "user_idx", "event_ts", F.lit(None).cast("timestamp").alias("void_ts")
     )
+
+
+def horizon_of(events: DataFrame, fold: Fold) -> DataFrame:
+    return horizons_of(events, [fold]).drop(C.FOLD, C.AS_OF_TS)
 
 
 def ids(rows: DataFrame) -> set[str]:

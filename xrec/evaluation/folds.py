@@ -144,11 +144,6 @@ def history_of(events: DataFrame, fold: Fold) -> DataFrame:
     return histories_of(events, [fold]).drop(C.FOLD, C.AS_OF_TS)
 
 
-def horizon_of(events: DataFrame, fold: Fold) -> DataFrame:
-    """The rows of :func:`horizons_of` of one fold, with the columns of ``events`` alone."""
-    return horizons_of(events, [fold]).drop(C.FOLD, C.AS_OF_TS)
-
-
 def _of_folds(events: DataFrame, belongs: Mapping[Fold, Column]) -> DataFrame:
     """Each event once for each fold that it belongs to. One reading of the log serves all folds."""
     folds = [

@@ -40,15 +40,14 @@ def value_limits_of(histories: DataFrame, outliers: Outliers) -> DataFrame:
 
 def require_limits(value_limits: DataFrame, folds: Sequence[Fold]) -> DataFrame:
     """The folds' rows of ``value_limits``; raises ValueError where one has none, because the stage fold has not run for it."""
-    of_folds = value_limits.where(F.col(C.FOLD).isin([fold.name for fold in folds]))
-    there = {row[0] for row in of_folds.select(C.FOLD).distinct().collect()}
+    there = {row[0] for row in value_limits.select(C.FOLD).distinct().collect()}
     lacking = [fold.name for fold in folds if fold.name not in there]
     if lacking:
         raise ValueError(
             f"table 'value_limits': found no row of fold '{lacking[0]}', expected one for each item of its history; run "
             "./spark-submit.sh jobs/pipeline.py --only fold with the same settings first"
         )
-    return of_folds
+    return value_limits
 
 
 def winsorise(histories: DataFrame, value_limits: DataFrame) -> DataFrame:

@@ -85,6 +85,10 @@ class StageContext:
         """The scopes that a fold has lists in: that which serves, and where it is judged the others beside it."""
         return self.settings.scopes if fold in self.judged_folds else (self.settings.ranking.scope,)
 
+    def read_folds(self, table: str) -> DataFrame:
+        """A table's rows of the run's folds."""
+        return self.tables.read(table).where(F.col(C.FOLD).isin([fold.name for fold in self.folds]))
+
     def indexed_events(self) -> DataFrame:
         """Judged events with ``user_idx``, ``item_idx``, ``category`` and ``recommendable`` beside their own columns."""
         users = self.tables.read("users").select(C.USER_ID, C.USER_IDX)

@@ -51,7 +51,9 @@ def states_of(
     tokens = [torch.from_numpy(tokens_BL[rows, length - width :]).to(device, torch.int64) for width, rows in groups]
     # All groups' vectors at once: each lookup has a gradient of the whole table's size.
     vectors = model.items(torch.cat([of_group.flatten() for of_group in tokens])).split([t.numel() for t in tokens])
-    parts, place_B, order_N, num_done = [], np.zeros(num_rows, np.int64), np.zeros(len(rows_N), np.int64), 0
+    parts, num_done = [], 0
+    # The place of a row in its group, and that of a state among all groups' states.
+    place_B, order_N = np.zeros(num_rows, np.int64), np.zeros(len(rows_N), np.int64)
     for (width, rows), tokens_GW, vectors_of in zip(groups, tokens, vectors, strict=True):
         mine = np.flatnonzero(width_B[rows_N] == width)
         split_dropout(model, rows, num_rows)
@@ -64,7 +66,8 @@ def states_of(
         place_B[rows] = np.arange(len(rows))
         at = place_B[rows_N[mine]] * width + places_N[mine] - (length - width)
         parts.append(hidden_GWD.flatten(0, 1)[torch.from_numpy(at).to(device)])
-        order_N[mine] = np.arange(num_done, num_done := num_done + len(mine))
+        order_N[mine] = num_done + np.arange(len(mine))
+        num_done += len(mine)
     hidden_ND: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.from_numpy(order_N).to(device)]
     return hidden_ND
 
