@@ -235,6 +235,11 @@ def test_settings_are_frozen() -> None:
             "categories.counting_events=[rent]",
             "categories.counting_events: found 'rent', expected one of weights.event_types (purchase)",
         ),
+        (
+            "log.event_type=view",
+            "log.event_type: found 'view', expected one of weights.event_types (purchase, return); to count it, set "
+            "weights.event_types={view: 1.0} and categories.counting_events=[view]",
+        ),
         ("storage.catalog=main.xrec", "storage.artifacts: found nothing, expected a folder or URL beside storage.catalog"),
         ("storage.root=null", "storage.root: found nothing, expected a folder or URL (or set storage.catalog)"),
         (

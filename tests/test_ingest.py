@@ -579,19 +579,6 @@ def test_too_many_rejected_rows_stop_the_run_with_a_report(spark: SparkSession, 
     assert "event_ts_unparsable in 4 rows: column 'time' (log.columns.event_ts) is 'soon'" in message
 
 
-def test_a_constant_event_type_without_weight(spark: SparkSession, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "log.csv", [clean_row(0)])
-    columns = {key: name for key, name in COLUMNS.items() if key != "event_type"}
-    settings = settings_for(path, columns=columns, event_type="sale")
-    with (
-        pytest.raises(
-            InputError, match=r"log.event_type: found 'sale', expected one of weights.event_types \(purchase, view"
-        ),
-        cleaned(read_raw(spark, settings.log.file), settings),
-    ):
-        pass
-
-
 # The catalogue.
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from xrec import columns as C
 from xrec.config.base import Count, Frozen, Name
 from xrec.config.experiment import Experiment, Exposures, Feedback
 from xrec.config.filters import Filters
@@ -99,6 +100,14 @@ class Settings(Frozen):
                 raise ValueError(
                     f"categories.counting_events: found '{event_type}', expected one of weights.event_types "
                     f"({', '.join(self.weights.event_types)})"
+                )
+        known = (*self.weights.event_types, C.RETURN)
+        for log in (self.log, *self.platforms.values()):
+            if log.columns.event_type is None and log.event_type not in known:
+                raise ValueError(
+                    f"log.event_type: found '{log.event_type}', expected one of weights.event_types ({', '.join(known)}); "
+                    f"to count it, set weights.event_types={{{log.event_type}: 1.0}} and "
+                    f"categories.counting_events=[{log.event_type}]"
                 )
         return self
 

@@ -12,7 +12,6 @@ from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.mapping import TEXT, expected_time, plausible, timestamp_of
 from xrec.ingest.privacy import WITHHELD, hidden
-from xrec.ingest.reader import InputError
 
 MALFORMED_LINE = "_line"
 """The key of a malformed line in the quarantine's ``raw``."""
@@ -53,19 +52,8 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
     alone. A missing quantity or price is no fault, it stays null. ``raw`` is the source row as JSON, or
     ``{"_line": "..."}`` where it is malformed. With a ``key`` (:mod:`xrec.ingest.privacy`) users are pseudonyms, and ``raw`` has
     the mapped columns alone.
-
-    Raises
-    ------
-    InputError
-        The log has no event-type column and the constant ``log.event_type`` has no weight.
     """
-    columns = settings.log.columns
-    known = (*settings.weights.event_types, C.RETURN)
-    if columns.event_type is None and settings.log.event_type not in known:
-        raise InputError(
-            f"log.event_type: found '{settings.log.event_type}', expected one of weights.event_types ({', '.join(known)})"
-        )
-    has_type_column = columns.event_type is not None
+    has_type_column = settings.log.columns.event_type is not None
     rows = mapped.withColumns(
         {
             C.USER_ID: hidden(F.col(C.USER_ID + TEXT), key),
@@ -93,7 +81,7 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
         # A day of grace: the log's zone may be given wrongly, and clocks differ.
         "event_ts_too_late": F.lit(not is_order) & (time > F.now() + F.expr("interval 1 day")),
         "event_type_missing": F.col(C.EVENT_TYPE).isNull(),
-        "event_type_unknown": ~F.col(C.EVENT_TYPE).isin(*known),
+        "event_type_unknown": ~F.col(C.EVENT_TYPE).isin(*settings.weights.event_types, C.RETURN),
     }
     for name, most in ((C.QUANTITY, log.max_quantity), (C.PRICE, log.max_price)):
         faults[f"{name}_unparsable"] = F.col(name + TEXT).isNotNull() & F.col(name).isNull()
