@@ -198,6 +198,35 @@ def test_a_date_in_yaml_needs_no_quotes(tmp_path: Path) -> None:
     assert load_settings([DEFAULT_CONFIG, file]).folds.as_of == "2017-06-01"
 
 
+def test_a_text_that_looks_like_a_number_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    for text in ("2017", "2024_05_17", "0042", "1e5", "true"):
+        assert load_settings(overrides=[f"log.delivery_id={text}"]).log.delivery_id == text
+    header = load_settings(overrides=["log.file.options.header=false", "seed=7"])
+    assert (header.log.file.options["header"], header.seed) == ("false", 7)
+    platforms = tmp_path / "platforms.yaml"
+    platforms.write_text("platforms: {web: {file: {path: a}}, store: {file: {path: b}}}\n")
+    found = load_settings([DEFAULT_CONFIG, platforms], ["log.delivery_id=0042", "platforms.store.delivery_id=0043"])
+    assert [source.log.delivery_id for source in found.sources] == ["0042", "0043"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("log: {delivery_id: 0042}", [], "log.delivery_id: found 34, expected a text"),
+        ("catalogue: {label: [name, 7]}", [], "catalogue.label.1: found 7, expected a text"),
+        ("log: {file: {options: {header: false}}}", [], "log.file.options.header: found False, expected a text"),
+        ("", ["categories.non_merchandise=[0042,b]"], "categories.non_merchandise.0: found 34, expected a text"),
+    ],
+)
+def test_a_number_that_must_be_a_text_wants_quotes(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
+    (tmp_path / "more.yaml").write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load_settings([DEFAULT_CONFIG, tmp_path / "more.yaml"], overrides)
+    assert str(error.value) == f"{message}; put it in quotes, because YAML reads 0042 as the number 34"
+
+
 def test_settings_are_frozen() -> None:
     settings = load_settings()
     with pytest.raises(ValidationError, match="frozen"):

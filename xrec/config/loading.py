@@ -40,13 +40,26 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
             raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
+        return _validated(merged, dict(override.split("=", 1) for override in overrides))
     except (OmegaConfBaseException, YAMLError) as error:
         raise SettingsError(f"settings: {error}") from None
+
+
+def _validated(merged: Any, texts: abc.Mapping[str, str]) -> Settings:
+    """Settings of the merged values; ``texts`` has what overrides are as they are written.
+
+    A text keeps what YAML would make a number or a truth value of: ``log.delivery_id=0042`` is 0042, not 34.
+    """
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(OmegaConf.to_container(merged, resolve=True))
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+        problems = error.errors()
+    as_written = [key for key in map(_key_of, filter(_is_misread, problems)) if key in texts]
+    if not as_written:
+        raise SettingsError("\n".join(map(_explain, problems)))
+    for key in as_written:
+        OmegaConf.update(merged, key, texts[key])
+    return _validated(merged, {})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,9 +129,18 @@ def _read_yaml(file: Path) -> Any:
     return loaded
 
 
+def _key_of(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"])
+
+
+def _is_misread(problem: Any) -> bool:
+    """Whether YAML made a number or a truth value of what is a text."""
+    return problem["type"] == "string_type" and isinstance(problem["input"], int | float)
+
+
 def _explain(problem: Any) -> str:
     """One validation problem as one sentence: key, value found, what was expected."""
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _key_of(problem)
     if problem["type"] == "extra_forbidden":
         known = [name for name, *_ in _fields(Settings, "")]
         known += sorted({name.rsplit(".", depth)[0] for name in known for depth in (1, 2) if name.count(".") >= depth})
@@ -129,5 +151,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     found = problem["input"]
+    if _is_misread(problem):
+        return f"{key}: found {found!r}, expected a text; put it in quotes, because YAML reads 0042 as the number 34"
     shown = str(found) if isinstance(found, timedelta) else repr(found)
     return f"{key}: found {shown}, expected: {problem['msg']}"
