@@ -8,7 +8,7 @@ import json
 
 from xrec import columns as C
 from xrec.ingest.attributes import describe_attributes, load_attributes
-from xrec.ingest.catalogue import catalogue_of, describe_catalogue
+from xrec.ingest.catalogue import OWNER_OF_FILE, catalogue_of, describe_catalogue, load_entries
 from xrec.ingest.feeds import describe_feeds, load_feeds
 from xrec.ingest.identities import load_identities
 from xrec.ingest.landing import take_arrivals
@@ -23,6 +23,7 @@ def run(context: StageContext) -> Figures:
     settings, tables, spark = context.settings, context.tables, context.spark
     key = read_key(settings.privacy)
     check_same_key(key, figure_of_other_deliveries(tables, settings.log.delivery_id, KEY_FIGURE))
+    entries = load_entries(spark, settings)
     identities = load_identities(spark, settings, key)
     opt_outs = load_opt_outs(spark, settings.privacy, key)
     attributes = load_attributes(spark, settings, key)
@@ -30,6 +31,8 @@ def run(context: StageContext) -> Figures:
     loaded = Loaded(layouts=newest_layouts(tables))
     take_arrivals(spark, settings, lambda sources: load(tables, sources, key, loaded))
     loaded.require_some(tables, settings)
+    if entries is not None:
+        tables.write("catalogue_entries", entries[0], **OWNER_OF_FILE)
     tables.write("catalogue", catalogue_of(tables.read("catalogue_entries").drop(C.VERSIONS), settings))
     if identities is not None:
         tables.write("identities", identities)
@@ -42,7 +45,8 @@ def run(context: StageContext) -> Figures:
     ours = {KEY_FIGURE: fingerprint(key), LAYOUTS: json.dumps(loaded.layouts)}
     known = {} if attributes is None else describe_attributes(tables.read("user_attributes"), attributes[1])
     known |= describe_feeds({name: tables.read(name) for name in feeds})
-    return {**loaded.figures(), **describe_catalogue(tables.read("catalogue"), loaded.num_left_out), **known, **ours}
+    items = describe_catalogue(tables.read("catalogue"), 0 if entries is None else entries[1])
+    return {**loaded.figures(), **items, **known, **ours}
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from test_ingest import catalogue_and_left_out
 from xrec import columns as C
 from xrec.config import Settings, load_settings
-from xrec.ingest.catalogue import catalogue_of, load_entries
 from xrec.ingest.cleaning import cleaned
 from xrec.ingest.reader import read_raw, resolve_path
 
@@ -100,7 +100,7 @@ def test_figures(spark: SparkSession, name: str, monkeypatch: pytest.MonkeyPatch
     assert {name: total[f"quarantined_{name}"] for name in reasons} == reasons
     assert sum(name.startswith("quarantined_") for name in total) == len(reasons)
     assert num_ids == counts[1]
-    items = catalogue_of(load_entries(raw, source)[0], source)
+    items, _ = catalogue_and_left_out(raw, source)
     without = F.count_if(F.size(C.CATEGORY_PATH) == 0)
     assert tuple(items.agg(F.count("*"), without).first() or ()) == (num_items, num_without)
 

@@ -78,8 +78,12 @@ def write_csv(path: Path, rows: list[Row], sep: str = ",") -> Path:
 
 
 def catalogue_and_left_out(raw: DataFrame, settings: Settings) -> tuple[DataFrame, int]:
-    entries, num_left_out = load_entries(raw, settings)
-    return catalogue_of(entries, settings), num_left_out
+    """As ingest makes it: of the catalogue's file, or else of the clean rows of the log."""
+    if (loaded := load_entries(raw.sparkSession, settings)) is not None:
+        return catalogue_of(loaded[0], settings), loaded[1]
+    with cleaned(raw, settings) as log:
+        assert log.entries is not None
+        return catalogue_of(log.entries.withColumn(C.DELIVERY_ID, F.lit("full")), settings), 0
 
 
 class Result:
@@ -728,6 +732,23 @@ def test_a_catalogue_inside_the_log_takes_the_latest_event_and_says_so(spark: Sp
     assert figures["catalogue_rows_left_out"] == "2 (malformed, or without an item)"
 
 
+def test_what_is_rejected_or_comes_twice_says_nothing_of_an_item(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [{**clean_row(n), "item": "i1"} for n in range(6)]
+    rows[1] |= {"line": "tents", "time": "2024-03-01 10:00:00"}
+    rows[2] |= {"line": "lamps", "time": "2024-03-01 10:00:00"}
+    rows[3] |= {"line": "lamps", "time": "2024-03-01 10:00:00", "user": "0003"}
+    # Later, but of no time that can be, of no known action, and once more.
+    rows[0] |= {"line": "stoves", "time": "2199-01-01 00:00:00"}
+    rows[4] |= {"line": "stoves", "action": "teleport"}
+    rows[5] = rows[1]
+    log = write_csv(tmp_path / "log.csv", [*rows, rows[1], {**rows[0], "item": "i2"}])
+    values = {**settings_for(log).model_dump(), "catalogue": {"category": "line"}}
+    settings = Settings.model_validate(values)
+    items, _ = catalogue_and_left_out(read_raw(spark, settings.log.file), settings)
+    found = {row[C.ITEM_ID]: (row[C.CATEGORY_PATH], row[C.OTHER_PATHS]) for row in items.collect()}
+    assert found == {"i1": (["lamps"], [["tents"]])}
+
+
 def test_catalogue_faults_name_their_key(spark: SparkSession, tmp_path: Path) -> None:
     log = write_csv(tmp_path / "log.csv", [clean_row(0)])
     products = tmp_path / "products.csv"
@@ -742,6 +763,8 @@ def test_catalogue_faults_name_their_key(spark: SparkSession, tmp_path: Path) ->
         InputError, match=r"log.columns.item_id: found 'item'(.|\n)*catalogue.category\[1\]: found 'group2'"
     ):
         catalogue_from(spark, log, file=file, category=["group", "group2"])
+    with pytest.raises(InputError, match=r"catalogue.time.zone: found 'Mars', expected UTC or a Region/City"):
+        catalogue_from(spark, log, category="item", updated_ts="time", time={"zone": "Mars"})
     with pytest.raises(InputError, match=r"catalogue.file.path: cannot read .*nope.csv as csv: no such file"):
         catalogue_from(spark, log, file={"path": str(tmp_path / "nope.csv"), "format": "csv"}, category="group")
 

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pyspark.sql import SparkSession
@@ -14,6 +15,7 @@ from pipeline_runs import read_table
 from test_deliveries import assert_same_tables, job, make_log
 from test_ingest import Row, settings_for, write_csv
 from xrec.config import Settings
+from xrec.ingest import catalogue
 from xrec.ingest.landing import take_arrivals
 from xrec.ingest.loading import Loaded, load
 from xrec.ingest.reader import InputError
@@ -28,10 +30,11 @@ class Landing:
     def __init__(self, spark: SparkSession, folder: Path) -> None:
         self.spark, self.folder, self.root = spark, folder / "landing", folder / "warehouse"
         self.folder.mkdir(parents=True)
+        self.catalogue: dict[str, object] = {"category": "item"}
 
     def settings(self, **log: object) -> Settings:
         values = settings_for(self.folder, **{"landing": True, **log}).model_dump()
-        values["storage"] = {"root": str(self.root)}
+        values |= {"storage": {"root": str(self.root)}, "catalogue": self.catalogue}
         return Settings.model_validate(values)
 
     def land(self, name: str, rows: list[Row]) -> None:
@@ -112,6 +115,27 @@ def test_a_file_that_is_wrong_is_named_and_comes_again_until_it_is_gone(spark: S
     landing.land("better", rows[:5])
     landing.run()
     assert landing.num_rows_by_file() == {"good.csv": len(rows), "better.csv": 5}
+
+
+def test_a_catalogue_file_is_read_once_a_run_also_when_nothing_lands(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing, products = Landing(spark, tmp_path), tmp_path / "products.csv"
+    landing.catalogue = {"file": {"path": str(products), "format": "csv"}, "category": "group"}
+    read = Mock(wraps=catalogue.read_raw)
+    monkeypatch.setattr(catalogue, "read_raw", read)
+    rows = make_log(random.Random(4))
+    products.write_text("item,group\ni1,tents\ni2,lamps\n,nothing\n")
+    for name, part in (("one", rows[:5]), ("two", rows[5:10])):
+        landing.land(name, part)
+    figures = landing.run(landing_files=1)
+    assert figures["deliveries"].count("full-") == 2
+    assert figures["catalogue_rows_left_out"] == "1 (malformed, or without an item)"
+    assert read.call_count == 1
+    products.write_text("item,group\ni1,stoves\n")
+    assert landing.run()["deliveries"] == "nothing new has landed"
+    found = read_table(landing.root, "catalogue")
+    assert [(row.item_id, *row.category_path) for row in found.itertuples()] == [("i1", "stoves")]
 
 
 def test_a_folder_that_is_not_there_and_a_table_are_no_landing_folder(spark: SparkSession, tmp_path: Path) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from xrec import columns as C
-from xrec.config import Catalogue, File, Settings
-from xrec.ingest.mapping import plausible, require_columns, text_of, timestamp_of
-from xrec.ingest.reader import SOURCE_TYPE, InputError, count_rows, naming_platform, read_raw
+from xrec.config import Catalogue, Settings
+from xrec.ingest.mapping import check_time_format, plausible, require_columns, text_of, timestamp_of
+from xrec.ingest.reader import InputError, count_rows, read_raw, source_type
 
+SAID = "said"
+"""A column of :func:`said_of_item`."""
+_ALL_PATHS = "all_paths"
 FROM_FILE = "catalogue:file"
-"""Owns the entries of a catalogue file; no delivery can have this name."""
-_NO_PLATFORM = "all"
+"""Owns the entries of a catalogue file, always those of the newest whole one; no delivery can have this name."""
+OWNER_OF_FILE: dict[str, Any] = {C.DELIVERY_ID: FROM_FILE, C.PLATFORM: "all"}
 _LIST, _PATHS = "array<", "array<array<"
 """How the types of lists, and of lists of paths, begin."""
 
@@ -26,72 +27,79 @@ _OLDEST = 2**62
 """An age in microseconds beyond every other: a row without a time is older than any with one."""
 
 
-def load_entries(raw_log: DataFrame, settings: Settings) -> tuple[DataFrame, int]:
-    """The catalogue's rows, or the raw log's, to what they say of items: rows of ``catalogue_entries``, and the rows left out.
+def load_entries(spark: SparkSession, settings: Settings) -> tuple[DataFrame, int] | None:
+    """The catalogue's file to what it says of items: rows of ``catalogue_entries``, and the rows left out.
 
-    The path runs from the root down and stops at the first missing level; an item without a category has an empty one.
-    Malformed rows of a catalogue file and its rows without an item are left out and counted; a log's rows are counted
-    elsewhere. The entries belong to the delivery, or, of a catalogue file, to :data:`FROM_FILE`.
+    None where the catalogue is columns of the log. Malformed rows and rows without an item are left out and counted.
 
     Raises
     ------
     InputError
-        The file cannot be read, is empty, lacks a column, or no row names an item.
+        The file cannot be read, is empty, or no row names an item; or see :func:`check_columns`.
     """
     catalogue = settings.catalogue
-    raw = raw_log
-    if catalogue.file is not None:
-        raw = read_raw(raw_log.sparkSession, catalogue.file, key=_KEY)
+    if catalogue.file is None:
+        return None
+    raw = read_raw(spark, catalogue.file, key=_KEY)
+    check_columns(raw, settings)
+    key, item_id = _item_column(settings)
+    named = raw.where(F.col(C.MALFORMED).isNull() & text_of(item_id).isNotNull())
+    num_named = count_rows(named, catalogue.file, key=_KEY, least=0)
+    num_left_out = count_rows(raw, catalogue.file, key=_KEY) - num_named
+    if not num_named:
+        raise InputError(
+            f"{key}: column '{item_id}' of {catalogue.file.path} has no value in any well-formed row; expected the items' keys"
+        )
+    entries = entries_of(named.select(said_of_item(raw, settings).alias(SAID)))
+    return entries.withColumns({name: F.lit(value) for name, value in OWNER_OF_FILE.items()}), num_left_out
+
+
+def check_columns(raw: DataFrame, settings: Settings) -> None:
+    """Raise InputError where the catalogue's file, or the raw log, lacks a column, or nobody says what one holds."""
+    catalogue = settings.catalogue
     file = catalogue.file or settings.log.file
-    item_id = catalogue.item_id or settings.log.columns.item_id
-    wanted = {"catalogue.item_id" if catalogue.item_id else "log.columns.item_id": item_id}
+    wanted = dict([_item_column(settings)])
     wanted |= {
         _numbered("catalogue.category", n, catalogue.category): name for n, name in enumerate(catalogue.category)
     }
     wanted |= {_numbered("catalogue.label", n, catalogue.label): name for n, name in enumerate(catalogue.label)}
     wanted |= {"catalogue.updated_ts": catalogue.updated_ts} if catalogue.updated_ts else {}
     require_columns(raw, wanted, file)
-    kind = _kind_of_category(raw, catalogue, file)
-    names_an_item = F.col(C.MALFORMED).isNull() & text_of(item_id).isNotNull()
-    num_left_out = 0
-    if catalogue.file is not None:
-        num_left_out = count_rows(raw, file, key=_KEY) - count_rows(raw.where(names_an_item), file, key=_KEY, least=0)
-    rows = raw.where(names_an_item).select(
-        text_of(item_id).alias(C.ITEM_ID),
-        F.explode(category_paths_of(catalogue, kind)).alias(C.CATEGORY_PATH),
-        F.coalesce(label_of(catalogue), F.lit("")).alias(C.LABEL),
-        _updated_ts(settings).alias(C.UPDATED_TS),
-    )
-    if catalogue.file is not None and rows.isEmpty():
+    check_time_format(raw.sparkSession, catalogue.time, key="catalogue.time")
+    kinds = {name: source_type(raw, name) for name in catalogue.category}
+    lists = [name for name, kind in kinds.items() if kind.startswith(_LIST)]
+    if lists and len(kinds) > 1:
         raise InputError(
-            f"{next(iter(wanted))}: column '{item_id}' of {file.path} has no value in any well-formed row; "
-            "expected the items' keys"
+            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists beside other columns, expected one column"
         )
-    entries = rows.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(
+    if lists and catalogue.list_of is None and not kinds[lists[0]].startswith(_PATHS):
+        raise InputError(
+            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists, expected to be told of what: set "
+            "catalogue.list_of to levels (a list is one path, from the root down) or to categories (the item has several)"
+        )
+
+
+def said_of_item(rows: DataFrame, settings: Settings) -> Column:
+    """What a raw row of the catalogue's file, or a row of the log after the rules, says of its item.
+
+    The path runs from the root down and stops at the first missing level; an item without a category has an empty one.
+    """
+    catalogue = settings.catalogue
+    return F.struct(
+        text_of(_item_column(settings)[1]).alias(C.ITEM_ID),
+        category_paths_of(catalogue, source_type(rows, catalogue.category[0])).alias(_ALL_PATHS),
+        F.coalesce(label_of(catalogue), F.lit("")).alias(C.LABEL),
+        _updated_ts(catalogue).alias(C.UPDATED_TS),
+    )
+
+
+def entries_of(rows: DataFrame) -> DataFrame:
+    """Rows with what each says of its item (``said``) to the columns of ``catalogue_entries`` without their owner's."""
+    said = rows.select(f"{SAID}.*").where(F.col(C.ITEM_ID).isNotNull())
+    paths = said.select(C.ITEM_ID, F.explode(_ALL_PATHS).alias(C.CATEGORY_PATH), C.LABEL, C.UPDATED_TS)
+    return paths.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(
         F.max(C.UPDATED_TS).alias(C.UPDATED_TS), F.count("*").alias(C.NUM_ROWS)
     )
-    return entries.withColumns({name: F.lit(value) for name, value in owner_of_entries(settings).items()}), num_left_out
-
-
-def load_entries_of_all(
-    raws: Sequence[tuple[Settings, DataFrame]],
-) -> tuple[list[tuple[dict[str, Any], DataFrame]], int]:
-    """Owner and entries of each platform's log, or once of the catalogue file that all share, and the rows left out."""
-    said, num_left_out = [], 0
-    for source, raw in raws:
-        with naming_platform(source):
-            entries, num_left_out = load_entries(raw, source)
-        said.append((owner_of_entries(source), entries))
-        if source.catalogue.file is not None:
-            break
-    return said, num_left_out
-
-
-def owner_of_entries(settings: Settings) -> dict[str, Any]:
-    """Who owns these entries: a catalogue file is always the newest whole one, a log's columns are a platform's delivery."""
-    if settings.catalogue.file is not None:
-        return {C.DELIVERY_ID: FROM_FILE, C.PLATFORM: _NO_PLATFORM}
-    return {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
 
 
 def catalogue_of(entries: DataFrame, settings: Settings) -> DataFrame:
@@ -114,10 +122,10 @@ def catalogue_of(entries: DataFrame, settings: Settings) -> DataFrame:
     age = F.coalesce(-F.unix_micros(C.UPDATED_TS), F.lit(_OLDEST))
     best = F.min(F.struct(is_empty, age, -F.col(C.NUM_ROWS), F.col(C.CATEGORY_PATH).alias(C.CATEGORY_PATH), C.LABEL))
     found = paths.groupBy(C.ITEM_ID).agg(
-        best.alias("best"), F.collect_list(F.when(~is_empty, F.col(C.CATEGORY_PATH))).alias("all_paths")
+        best.alias("best"), F.collect_list(F.when(~is_empty, F.col(C.CATEGORY_PATH))).alias(_ALL_PATHS)
     )
     chosen = F.col("best")[C.CATEGORY_PATH]
-    others = F.sort_array(F.array_except("all_paths", F.array(chosen)))
+    others = F.sort_array(F.array_except(_ALL_PATHS, F.array(chosen)))
     return found.select(
         C.ITEM_ID, chosen.alias(C.CATEGORY_PATH), F.col("best")[C.LABEL].alias(C.LABEL), others.alias(C.OTHER_PATHS)
     )
@@ -138,14 +146,17 @@ def describe_catalogue(catalogue: DataFrame, num_left_out: int) -> dict[str, str
     return figures
 
 
-def _updated_ts(settings: Settings) -> Column:
-    """When a raw row was written; null where nobody knows."""
-    catalogue, log = settings.catalogue, settings.log
+def _item_column(settings: Settings) -> tuple[str, str]:
+    """The settings key of the item's column, and its name."""
+    item_id = settings.catalogue.item_id
+    return ("log.columns.item_id", settings.log.columns.item_id) if item_id is None else ("catalogue.item_id", item_id)
+
+
+def _updated_ts(catalogue: Catalogue) -> Column:
+    """When a row was written; null where nobody knows."""
     if catalogue.updated_ts is not None:
         return plausible(timestamp_of(text_of(catalogue.updated_ts), catalogue.time))
-    if catalogue.file is not None:
-        return F.lit(None).cast("timestamp")
-    return plausible(timestamp_of(text_of(log.columns.event_ts), log.time))
+    return F.lit(None).cast("timestamp") if catalogue.file is not None else F.col(C.EVENT_TS)
 
 
 def category_paths_of(catalogue: Catalogue, kind: str) -> Column:
@@ -191,24 +202,6 @@ def _until_missing(levels: Column) -> Column:
     first_missing = F.array_position(F.transform(levels, lambda level: level.isNull()), F.lit(True))
     complete = F.when(first_missing == 0, levels).otherwise(F.slice(levels, 1, (first_missing - 1).cast("int")))
     return F.coalesce(complete, F.array().cast("array<string>"))
-
-
-def _kind_of_category(raw: DataFrame, catalogue: Catalogue, file: File) -> str:
-    """The type of the category column in the source; raises InputError where it is a list and nobody says of what."""
-    source_row = raw.schema[C.SOURCE_ROW].dataType
-    assert isinstance(source_row, StructType)
-    kinds = {name: str(source_row[name].metadata.get(SOURCE_TYPE, "string")) for name in catalogue.category}
-    lists = [name for name, kind in kinds.items() if kind.startswith(_LIST)]
-    if lists and len(kinds) > 1:
-        raise InputError(
-            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists beside other columns, expected one column"
-        )
-    if lists and catalogue.list_of is None and not kinds[lists[0]].startswith(_PATHS):
-        raise InputError(
-            f"catalogue.category: column '{lists[0]}' of {file.path} holds lists, expected to be told of what: set "
-            "catalogue.list_of to levels (a list is one path, from the root down) or to categories (the item has several)"
-        )
-    return kinds[catalogue.category[0]]
 
 
 def label_of(catalogue: Catalogue) -> Column:

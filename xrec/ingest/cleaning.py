@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
+from xrec.ingest.catalogue import SAID, check_columns, entries_of, said_of_item
 from xrec.ingest.mapping import check_time_format, map_columns
 from xrec.ingest.privacy import pseudonyms_of
 from xrec.ingest.reader import InputError, column_names, count_rows_by_file, reading
@@ -40,6 +41,8 @@ class CleanLog:
     """A clean event a row: the columns of the table ``events`` without ``delivery_id`` and ``platform``."""
     quarantine: DataFrame
     """A rejected row with every reason: the columns of ``events_quarantine`` without ``delivery_id`` and ``platform``."""
+    entries: DataFrame | None
+    """What clean events say of their items: see :func:`xrec.ingest.catalogue.entries_of`; None where the catalogue is a file."""
     num_read: int
     accounts: Mapping[tuple[str, str], int]
     """Rows by file and outcome, and by file and reason; a row with two reasons counts in both."""
@@ -92,6 +95,8 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
     log = settings.log
     mapped = map_columns(raw, log.columns, log.file)
     check_time_format(raw.sparkSession, log.time)
+    if settings.catalogue.file is None:
+        check_columns(raw, settings)
     num_read = count_rows_by_file(raw, log.file)
     # Read several times: looked through for duplicates, counted, and written to two tables.
     hashed = with_hash(apply_rules(mapped, settings, key), settings, key).persist(StorageLevel.DISK_ONLY)
@@ -110,9 +115,10 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
 
 
 def with_hash(ruled: DataFrame, settings: Settings, key: bytes | None) -> DataFrame:
-    """Rows of :func:`apply_rules` to what the two tables keep of them and ``hash``: rows with equal hashes are one row twice.
+    """Rows of :func:`apply_rules` to what the tables keep of them and ``hash``: rows with equal hashes are one row twice.
 
-    With a ``key`` it is keyed, else who guesses a row could find it again.
+    With a ``key`` it is keyed, else who guesses a row could find it again. A clean row of a log that is its own catalogue
+    has what it says of its item as well (``said``); what is rejected says nothing.
     """
     names = sorted(column_names(ruled))
     mapped = set(settings.log.columns.model_dump().values())
@@ -122,7 +128,8 @@ def with_hash(ruled: DataFrame, settings: Settings, key: bytes | None) -> DataFr
     as_it_stands = _hash([C.MALFORMED, F.lit(settings.log.platform)], names)
     digest = F.when(is_clean(), as_event).otherwise(as_it_stands)
     kept = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE, C.FILE, C.RAW, C.REASONS]
-    rows = ruled.select(*kept, digest.alias(_HASH))
+    said = [] if settings.catalogue.file else [F.when(is_clean(), said_of_item(ruled, settings)).alias(SAID)]
+    rows = ruled.select(*kept, *said, digest.alias(_HASH))
     return rows if key is None else rows.withColumn(_HASH, F.left(pseudonyms_of(F.col(_HASH), key), F.lit(32)))
 
 
@@ -182,11 +189,18 @@ def _account(rows: DataFrame, num_read: Mapping[str, int]) -> CleanLog:
             accounts[file, reason] += count
     check_accounting(num_read, accounts)
     first = ~F.col(C.IS_DUPLICATE)
-    events = rows.where(first & is_clean()).select(
+    clean = rows.where(first & is_clean())
+    events = clean.select(
         F.col(_HASH).alias(C.EVENT_ID), C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE
     )
     quarantine = rows.where(first & ~is_clean()).select(F.col(_HASH).alias(C.ROW_ID), C.FILE, C.RAW, C.REASONS)
-    return CleanLog(events=events, quarantine=quarantine, num_read=sum(num_read.values()), accounts=dict(accounts))
+    return CleanLog(
+        events=events,
+        quarantine=quarantine,
+        entries=entries_of(clean) if SAID in clean.columns else None,
+        num_read=sum(num_read.values()),
+        accounts=dict(accounts),
+    )
 
 
 def _rejection_report(log: CleanLog, settings: Settings) -> str:

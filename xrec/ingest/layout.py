@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
 
-from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.reader import SOURCE_TYPE, InputError, listed, naming_platform, read_raw
+from xrec.ingest.reader import InputError, column_names, listed, naming_platform, read_raw, source_type
 
 
 def read_sources(
@@ -32,9 +30,7 @@ def read_sources(
 
 def layout_of(raw: DataFrame) -> dict[str, str]:
     """The columns of :func:`xrec.ingest.reader.read_raw` with their types in the source; text files know only text."""
-    source_row = raw.schema[C.SOURCE_ROW].dataType
-    assert isinstance(source_row, StructType)
-    return {field.name: field.metadata.get(SOURCE_TYPE, "string") for field in source_row.fields}
+    return {name: source_type(raw, name) for name in column_names(raw)}
 
 
 def check_layout(now: Mapping[str, str], earlier: Mapping[str, str], settings: Settings) -> dict[str, str]:

@@ -12,7 +12,6 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.catalogue import load_entries_of_all
 from xrec.ingest.cleaning import cleaned, describe_counts
 from xrec.ingest.layout import read_sources
 from xrec.ingest.reader import InputError, naming_platform
@@ -28,8 +27,6 @@ class Loaded:
     changes: dict[str, str] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     """By platform: see :meth:`xrec.ingest.cleaning.CleanLog.counts`."""
-    num_left_out: int = 0
-    """Rows of the catalogue without an item."""
     deliveries: list[str] = field(default_factory=list)
 
     def require_some(self, tables: Tables, settings: Settings) -> None:
@@ -50,22 +47,18 @@ def load(tables: Tables, sources: Sequence[Settings], key: bytes | None, loaded:
     Raises
     ------
     InputError
-        See :func:`xrec.ingest.layout.read_sources`, :func:`xrec.ingest.catalogue.load_entries` and
-        :func:`xrec.ingest.cleaning.cleaned`.
+        See :func:`xrec.ingest.layout.read_sources` and :func:`xrec.ingest.cleaning.cleaned`.
     """
     raws, layouts, changes = read_sources(tables.spark, sources, loaded.layouts)
-    entries, loaded.num_left_out = load_entries_of_all(raws)
     for source, raw in raws:
         loaded.counts.setdefault(source.log.platform, Counter()).update(write_log(tables, raw, source, key))
         loaded.deliveries.append(source.log.delivery_id)
-    for owner, said in entries:
-        tables.write("catalogue_entries", said, **owner)
     loaded.layouts |= layouts
     loaded.changes |= changes
 
 
 def write_log(tables: Tables, raw: DataFrame, settings: Settings, key: bytes | None) -> Counter[str]:
-    """Clean the delivery of a platform and write its events, its quarantine and its accounts."""
+    """Clean the delivery of a platform and write its events, its quarantine, its accounts and what it says of items."""
     owner: dict[str, Any] = {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
     owners = [F.lit(value).alias(name) for name, value in owner.items()]
     with naming_platform(settings), cleaned(raw, settings, key) as log:
@@ -73,4 +66,6 @@ def write_log(tables: Tables, raw: DataFrame, settings: Settings, key: bytes | N
         tables.write("events_quarantine", log.quarantine.select("*", *owners), kept=True, **owner)
         accounts = [{**owner, **account} for account in log.account_rows()]
         tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
+        if log.entries is not None:
+            tables.write("catalogue_entries", log.entries.select("*", *owners), **owner)
         return log.counts()

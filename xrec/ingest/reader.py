@@ -144,6 +144,13 @@ def column_names(raw: DataFrame) -> list[str]:
     return list(source_row.names)
 
 
+def source_type(raw: DataFrame, name: str) -> str:
+    """The type that a column has in the source, as Spark writes it; text files know only text."""
+    source_row = raw.schema[C.SOURCE_ROW].dataType
+    assert isinstance(source_row, StructType)
+    return str(source_row[name].metadata.get(SOURCE_TYPE, "string"))
+
+
 @contextmanager
 def reading(file: File, *, key: str = "log.file") -> Iterator[None]:
     """Turn what Spark says about an unreadable file into an InputError; leave other failures as they are."""
