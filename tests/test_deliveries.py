@@ -19,8 +19,7 @@ from pipeline_runs import ROOT, PipelineRun, read_table
 from test_ingest import Row, settings_for, write_csv
 from world import make_world, write_world
 from xrec.config import Settings
-from xrec.ingest.loading import write_log
-from xrec.ingest.reader import read_raw
+from xrec.ingest.loading import Loaded, load
 from xrec.runs.stage import Figures, StageContext
 from xrec.storage.tables import Tables
 
@@ -78,9 +77,9 @@ class Shop:
     def add_events(self, delivery: str, rows: list[Row]) -> Counter[str]:
         """What ingest does with the log alone."""
         write_csv(self.folder / f"{delivery}.csv", rows)
-        settings = self.settings(delivery)
-        tables = Tables(self.spark, settings.storage)
-        return write_log(tables, read_raw(self.spark, settings.log.file), settings, None)
+        settings, loaded = self.settings(delivery), Loaded(layouts={})
+        load(Tables(self.spark, settings.storage), [settings], None, loaded)
+        return loaded.counts["main"]
 
     def run(self, stage: str, delivery: str) -> Figures:
         context = StageContext(spark=self.spark, settings=self.settings(delivery), run_id="run")

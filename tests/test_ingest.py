@@ -583,6 +583,17 @@ def test_too_many_rejected_rows_stop_the_run_with_a_report(spark: SparkSession, 
     assert "event_ts_unparsable in 4 rows: column 'time' (log.columns.event_ts) is 'soon'" in message
 
 
+def test_rejected_rows_count_towards_the_share_also_where_they_are_equal(spark: SparkSession, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "log.csv", [clean_row(n) for n in range(10)])
+    with path.open("a") as file:
+        file.write("cut off\n" * 80 + f"{','.join({**clean_row(10), 'units': '0'}.values())}\n" * 10)
+    assert Result(spark, settings_for(path)).counts == (100, 10, 2, 88), "each row has one outcome"
+    with pytest.raises(
+        InputError, match=r"90.0% of the 100 rows of (.|\n)*row_malformed in 80 rows: a line is 'cut off'"
+    ):
+        Result(spark, settings_for(path, max_rejected_share=0.5))
+
+
 # The catalogue.
 
 

@@ -137,6 +137,17 @@ def load(spark: SparkSession, settings: Settings) -> None:
         tables.write("opt_outs", opt_outs)
 
 
+@pytest.mark.delta
+def test_all_platforms_are_judged_before_one_is_written(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, "web,8,anna,\n")
+    (tmp_path / "store.csv").write_text("card;sku;time;action;units;amount\n7;lamp;soon;buy;1;8\n")
+    settings = settings_of(tmp_path)
+    with pytest.raises(InputError, match=r"none of the 1 rows of .*store.csv is clean") as caught:
+        run(spark, settings, "ingest")
+    assert "this is about the platform store" in caught.value.__notes__[-1]
+    assert not (tmp_path / "warehouse" / "events").exists()
+
+
 IDENTITIES = "platform string, user_id string, person_id string, valid_from_ts timestamp"
 EVENTS = "event_id string, platform string, user_id string, event_ts timestamp"
 

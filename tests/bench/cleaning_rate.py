@@ -23,8 +23,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec.config import File, Settings, load_settings
-from xrec.ingest.loading import write_log
-from xrec.ingest.reader import read_raw, resolve_path
+from xrec.ingest.loading import Loaded, load
+from xrec.ingest.reader import resolve_path
 from xrec.session import build_session
 from xrec.storage.tables import Tables
 
@@ -92,7 +92,7 @@ def _copy(spark: SparkSession, path: str, target: Path) -> None:
 
 
 def _clean(spark: SparkSession, settings: Settings) -> None:
-    write_log(Tables(spark, settings.storage), read_raw(spark, settings.log.file), settings, None)
+    load(Tables(spark, settings.storage), [settings], None, Loaded(layouts={}))
 
 
 def _report(figure: str, value: float, unit: str, against: str | None, n: int) -> None:

@@ -110,7 +110,7 @@ class Log(Frozen):
     price_rate: Positive = 1.0
     """What one unit of the log's currency is worth in the currency of the tables."""
     max_rejected_share: Share = 0.5
-    """Share of rejected rows above which ingest stops with a report and writes nothing."""
+    """Share of rejected rows, each of equal ones counted, above which ingest stops with a report and writes nothing."""
     layout_may_change: bool = False
     """Whether columns of the delivery before may be missing now (in jsonl they may) or have another type; else the run stops."""
     delivery_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "full"

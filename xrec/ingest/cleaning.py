@@ -46,6 +46,10 @@ class CleanLog:
     num_read: int
     accounts: Mapping[tuple[str, str], int]
     """Rows by file and outcome, and by file and reason; a row with two reasons counts in both."""
+    num_rejected: int
+    """Rows with a reason against them, also those that are equal to another: a broken export repeats itself."""
+    num_rejected_by_reason: Mapping[str, int]
+    """The same by reason, the most frequent first."""
 
     def num(self, outcome: str) -> int:
         """Rows of an outcome or reason, of all files."""
@@ -54,8 +58,7 @@ class CleanLog:
     @property
     def num_by_reason(self) -> dict[str, int]:
         """Rejected rows of each reason, the most frequent first."""
-        counts = {name: self.num(name) for _, name in self.accounts if name not in OUTCOMES}
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        return _most_first({name: self.num(name) for _, name in self.accounts if name not in OUTCOMES})
 
     def account_rows(self) -> list[dict[str, str | int]]:
         """The columns of the table ``accounts`` without ``delivery_id`` and ``platform``."""
@@ -88,7 +91,7 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
     ------
     InputError
         The file cannot be read or is empty, a column is missing, or no row is clean or more than ``log.max_rejected_share``
-        are rejected (with the reasons and examples).
+        are rejected (with the reasons and examples), those that are equal to another counted as well.
     AccountingError
         The rows read of each file, counted by a pass of their own, are not clean + quarantined + duplicates.
     """
@@ -105,8 +108,7 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
         with reading(log.file):
             rows = mark_duplicates(hashed, suspects)
             result = _account(rows, num_read)
-        share = result.num(QUARANTINED) / sum(num_read.values())
-        if result.num(CLEAN) == 0 or share > log.max_rejected_share:
+        if result.num(CLEAN) == 0 or result.num_rejected / result.num_read > log.max_rejected_share:
             raise InputError(_rejection_report(result, settings))
         yield result
     finally:
@@ -181,8 +183,9 @@ def check_accounting(num_read: Mapping[str, int], accounts: Mapping[tuple[str, s
 
 def _account(rows: DataFrame, num_read: Mapping[str, int]) -> CleanLog:
     groups = rows.groupBy(C.FILE, C.IS_DUPLICATE, C.REASONS).count().collect()  # as many as files x sets of reasons
-    accounts: Counter[tuple[str, str]] = Counter()
+    accounts, rejected = Counter[tuple[str, str]](), Counter[str]()
     for file, is_duplicate, reasons, count in groups:
+        rejected.update(dict.fromkeys(reasons, count))
         outcome = DUPLICATE if is_duplicate else QUARANTINED if reasons else CLEAN
         accounts[file, outcome] += count
         for reason in () if is_duplicate else reasons:
@@ -200,16 +203,24 @@ def _account(rows: DataFrame, num_read: Mapping[str, int]) -> CleanLog:
         entries=entries_of(clean) if SAID in clean.columns else None,
         num_read=sum(num_read.values()),
         accounts=dict(accounts),
+        num_rejected=sum(count for _, _, reasons, count in groups if reasons),
+        num_rejected_by_reason=_most_first(rejected),
     )
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _rejection_report(log: CleanLog, settings: Settings) -> str:
     """The message where too many rows are rejected: the reasons, each with an example and what was expected."""
-    share = f"{log.num(QUARANTINED) / log.num_read:.1%} of the {log.num_read:,} rows of {settings.log.file.path} are rejected"
+    share = (
+        f"{log.num_rejected / log.num_read:.1%} of the {log.num_read:,} rows of {settings.log.file.path} are rejected"
+    )
     lines = [f"log.file.path: {share}, expected at most log.max_rejected_share ({settings.log.max_rejected_share:g}):"]
     if log.num(CLEAN) == 0:
         lines = [f"log.file.path: none of the {log.num_read:,} rows of {settings.log.file.path} is clean:"]
-    for reason, count in list(log.num_by_reason.items())[:4]:
+    for reason, count in list(log.num_rejected_by_reason.items())[:4]:
         example = log.quarantine.where(F.array_contains(C.REASONS, reason)).select(C.RAW).first()
         assert example is not None
         values = json.loads(example[0])

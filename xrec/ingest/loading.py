@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.cleaning import cleaned, describe_counts
+from xrec.ingest.cleaning import CleanLog, cleaned, describe_counts
 from xrec.ingest.layout import read_sources
 from xrec.ingest.reader import InputError, naming_platform
 from xrec.storage.tables import Tables, rows_from
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def load(tables: Tables, sources: Sequence[Settings], key: bytes | None, loaded: Loaded) -> None:
-    """Load a delivery of each of these platforms, all looked at before one is written, and add what came of it to ``loaded``.
+    """Load a delivery of each of these platforms, all cleaned before one is written, and add what came of it to ``loaded``.
 
     Raises
     ------
@@ -50,22 +50,27 @@ def load(tables: Tables, sources: Sequence[Settings], key: bytes | None, loaded:
         See :func:`xrec.ingest.layout.read_sources` and :func:`xrec.ingest.cleaning.cleaned`.
     """
     raws, layouts, changes = read_sources(tables.spark, sources, loaded.layouts)
-    for source, raw in raws:
-        loaded.counts.setdefault(source.log.platform, Counter()).update(write_log(tables, raw, source, key))
-        loaded.deliveries.append(source.log.delivery_id)
+    with ExitStack() as stack:
+        logs = []
+        for source, raw in raws:
+            with naming_platform(source):
+                logs.append((source, stack.enter_context(cleaned(raw, source, key))))
+        for source, log in logs:
+            with naming_platform(source):
+                write_log(tables, log, source)
+            loaded.counts.setdefault(source.log.platform, Counter()).update(log.counts())
+            loaded.deliveries.append(source.log.delivery_id)
     loaded.layouts |= layouts
     loaded.changes |= changes
 
 
-def write_log(tables: Tables, raw: DataFrame, settings: Settings, key: bytes | None) -> Counter[str]:
-    """Clean the delivery of a platform and write its events, its quarantine, its accounts and what it says of items."""
+def write_log(tables: Tables, log: CleanLog, settings: Settings) -> None:
+    """Write the events of a platform's delivery, its quarantine, its accounts and what it says of items."""
     owner: dict[str, Any] = {C.DELIVERY_ID: settings.log.delivery_id, C.PLATFORM: settings.log.platform}
     owners = [F.lit(value).alias(name) for name, value in owner.items()]
-    with naming_platform(settings), cleaned(raw, settings, key) as log:
-        tables.write("events", log.events.select("*", *owners), kept=True, **owner)
-        tables.write("events_quarantine", log.quarantine.select("*", *owners), kept=True, **owner)
-        accounts = [{**owner, **account} for account in log.account_rows()]
-        tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
-        if log.entries is not None:
-            tables.write("catalogue_entries", log.entries.select("*", *owners), **owner)
-        return log.counts()
+    tables.write("events", log.events.select("*", *owners), kept=True, **owner)
+    tables.write("events_quarantine", log.quarantine.select("*", *owners), kept=True, **owner)
+    accounts = [{**owner, **account} for account in log.account_rows()]
+    tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
+    if log.entries is not None:
+        tables.write("catalogue_entries", log.entries.select("*", *owners), **owner)
