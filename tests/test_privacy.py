@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import runpy
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +16,11 @@ from pyspark.sql import SparkSession
 
 from xrec.config import Settings, load_settings
 from xrec.evaluation.folds import Fold, history_of
+from xrec.experiments.exposures import load_exposures
+from xrec.ingest.attributes import load_attributes
 from xrec.ingest.cleaning import cleaned
+from xrec.ingest.feeds import load_feeds
+from xrec.ingest.identities import load_identities
 from xrec.ingest.privacy import check_same_key, fingerprint, load_opt_outs, read_key
 from xrec.ingest.reader import InputError, read_raw
 from xrec.runs.ledger import StageRun, record
@@ -148,6 +154,52 @@ def test_opt_outs_without_pseudonyms_and_broken_lists(spark: SparkSession, tmp_p
     (tmp_path / "opt-outs.csv").write_text("who\nanna.alpha\n")
     with pytest.raises(InputError, match=r"privacy.opt_outs.user_id: found 'person', .* did you mean 'who'"):
         load_opt_outs(spark, settings.privacy, None)
+
+
+@pytest.mark.spark
+def test_no_message_shows_what_stands_in_the_place_of_a_missing_header(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("anna.alpha,a1,2024-03-01\nberta.beta,a2,2024-03-02\n")
+    file = {"path": str(tmp_path / "people.csv"), "format": "csv"}
+    age = {"column": "anna", "type": "number"}
+    values = {
+        **settings_at(tmp_path).model_dump(),
+        "log": {"file": file, "columns": {"user_id": "person", "item_id": "a1", "event_ts": "when"}},
+        "identity": {"file": file},
+        "privacy": {"pseudonymise": True, "opt_outs": {"file": file, "user_id": "person"}},
+        "users": {"file": file, "user_id": "person", "attributes": {"age": {"column": "anna"}}},
+        "exposures": {"file": file, "columns": {"user_id": "person", "shown_ts": "when"}},
+    }
+    of_users = {
+        "users": {"file": file, "user_id": "person", "attributes": {"years": age}},
+        "rules": {"r": "user.years > 1"},
+    }
+    blocked = {"blocked": {"file": file, "user_id": "person", "item_id": "a1"}}
+    settings = Settings.model_validate(values)
+    exposures, key = settings.exposures, SECRET.encode()
+    assert exposures is not None
+    readers: dict[str, Callable[[], Any]] = {
+        "log.columns.user_id": lambda: cleaned(read_raw(spark, settings.log.file), settings, key).__enter__(),
+        "identity.user_id": lambda: load_identities(spark, settings, key),
+        "privacy.opt_outs.user_id": lambda: load_opt_outs(spark, settings.privacy, key),
+        "users.user_id": lambda: load_attributes(spark, settings, key),
+        "exposures.columns.user_id": lambda: load_exposures(spark, settings, exposures, key),
+        "filters.users.user_id": lambda: load_feeds(
+            spark, Settings.model_validate({**values, "filters": of_users}), key
+        ),
+        "filters.blocked.user_id": lambda: load_feeds(
+            spark, Settings.model_validate({**values, "filters": blocked}), key
+        ),
+    }
+    for name, read in readers.items():
+        with pytest.raises(InputError) as error:
+            read()
+        message = str(error.value)
+        assert message.startswith(f"{name}: found '"), name
+        assert message.endswith(
+            "it has 3 columns, whose names are not shown (privacy.pseudonymise); if its header is missing, set the file's "
+            "options to {header: 'false'} and map _c0 to _c2"
+        ), name
+        assert "anna.alpha" not in message, name
 
 
 @pytest.mark.parametrize(

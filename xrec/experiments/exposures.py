@@ -50,7 +50,7 @@ def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures
     mapped = {
         f"exposures.columns.{name}": column for name, column in columns.model_dump().items() if column is not None
     }
-    require_columns(raw, mapped, exposures.file)
+    require_columns(raw, mapped, exposures.file, hide_names=key is not None)
     check_time_format(spark, exposures.time, key="exposures.time")
 
     named = None if settings.experiment is None else settings.experiment.name

@@ -43,7 +43,7 @@ def load_attributes(spark: SparkSession, settings: Settings, key: bytes | None) 
     raw = read_raw(spark, users.file, key=_KEY)
     wanted = {"users.user_id": users.user_id} | ({"users.platform": users.platform} if users.platform else {})
     wanted |= {f"users.attributes.{name}.column": attribute.column for name, attribute in users.attributes.items()}
-    require_columns(raw, wanted, users.file)
+    require_columns(raw, wanted, users.file, hide_names=key is not None)
     platform = F.lit("") if users.platform is None else F.coalesce(text_of(users.platform), F.lit(""))
     rows = raw.where(F.col(C.MALFORMED).isNull() & text_of(users.user_id).isNotNull())
     num_left_out = count_rows(raw, users.file, key=_KEY) - count_rows(rows, users.file, key=_KEY, least=0)

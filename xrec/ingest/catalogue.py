@@ -64,7 +64,8 @@ def check_columns(raw: DataFrame, settings: Settings) -> None:
     }
     wanted |= {_numbered("catalogue.label", n, catalogue.label): name for n, name in enumerate(catalogue.label)}
     wanted |= {"catalogue.updated_ts": catalogue.updated_ts} if catalogue.updated_ts else {}
-    require_columns(raw, wanted, file)
+    is_log_of_persons = catalogue.file is None and settings.privacy.pseudonymise
+    require_columns(raw, wanted, file, hide_names=is_log_of_persons)
     check_time_format(raw.sparkSession, catalogue.time, key="catalogue.time")
     kinds = {name: source_type(raw, name) for name in catalogue.category}
     lists = [name for name, kind in kinds.items() if kind.startswith(_LIST)]

@@ -96,7 +96,7 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
         The rows read of each file, counted by a pass of their own, are not clean + quarantined + duplicates.
     """
     log = settings.log
-    mapped = map_columns(raw, log.columns, log.file)
+    mapped = map_columns(raw, log.columns, log.file, hide_names=key is not None)
     check_time_format(raw.sparkSession, log.time)
     if settings.catalogue.file is None:
         check_columns(raw, settings)

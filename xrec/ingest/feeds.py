@@ -83,7 +83,8 @@ def _load_users(spark: SparkSession, feed: UserFeed, settings: Settings, key: by
     section = "filters.users"
     raw = read_raw(spark, feed.file, key=f"{section}.file")
     wanted = {f"{section}.user_id": feed.user_id} | ({f"{section}.platform": feed.platform} if feed.platform else {})
-    require_columns(raw, {**wanted, **_columns(feed.attributes, section)}, feed.file)
+    wanted |= _columns(feed.attributes, section)
+    require_columns(raw, wanted, feed.file, hide_names=key is not None)
     rows = raw.select(
         C.MALFORMED,
         _platform(feed.platform).alias(C.PLATFORM),
@@ -103,7 +104,7 @@ def _load_blocked(spark: SparkSession, feed: BlockedPairs, settings: Settings, k
     raw = read_raw(spark, feed.file, key=f"{section}.file")
     wanted = {f"{section}.user_id": feed.user_id, f"{section}.item_id": feed.item_id}
     wanted |= {f"{section}.platform": feed.platform} if feed.platform else {}
-    require_columns(raw, wanted, feed.file)
+    require_columns(raw, wanted, feed.file, hide_names=key is not None)
     rows = raw.select(
         C.MALFORMED,
         _platform(feed.platform).alias(C.PLATFORM),

@@ -33,7 +33,7 @@ def load_identities(spark: SparkSession, settings: Settings, key: bytes | None) 
     wanted = {"identity.user_id": identity.user_id, "identity.person": identity.person}
     wanted |= {"identity.platform": identity.platform} if identity.platform else {}
     wanted |= {"identity.valid_from": identity.valid_from} if identity.valid_from else {}
-    require_columns(raw, wanted, identity.file)
+    require_columns(raw, wanted, identity.file, hide_names=key is not None)
     check_time_format(spark, identity.time, key="identity.time")
     names = [source.log.platform for source in settings.sources]
     platform = F.explode(F.array(*map(F.lit, names))) if identity.platform is None else text_of(identity.platform)

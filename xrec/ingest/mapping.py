@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -26,7 +26,7 @@ _ISO_DATE = r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([ T].+)?$"
 _ISO_WITH_ZONE = r"^[0-9-]+[ T][0-9:.]+ ?[^0-9:. ]"
 
 
-def map_columns(raw: DataFrame, columns: LogColumns, file: File) -> DataFrame:
+def map_columns(raw: DataFrame, columns: LogColumns, file: File, *, hide_names: bool = False) -> DataFrame:
     """Raw rows, with the text of each mapped field beside them: ``user_id_text`` ... ``price_text``.
 
     Texts are trimmed; an empty one is null; a field that the config does not map is null throughout. Leading zeros stay.
@@ -34,10 +34,11 @@ def map_columns(raw: DataFrame, columns: LogColumns, file: File) -> DataFrame:
     Raises
     ------
     InputError
-        The file lacks a mapped column; every such key is named, with the nearest name that the file has.
+        The file lacks a mapped column; every such key is named, with the nearest name that the file has (see
+        :func:`require_columns` for ``hide_names``).
     """
     mapped = {f"log.columns.{key}": name for key, name in columns.model_dump().items() if name is not None}
-    require_columns(raw, mapped, file)
+    require_columns(raw, mapped, file, hide_names=hide_names)
     texts = {
         key + TEXT: F.lit(None).cast("string") if name is None else text_of(name)
         for key, name in columns.model_dump().items()
@@ -45,21 +46,32 @@ def map_columns(raw: DataFrame, columns: LogColumns, file: File) -> DataFrame:
     return raw.withColumns(texts)
 
 
-def require_columns(raw: DataFrame, wanted: Mapping[str, str], file: File) -> None:
-    """Raise InputError where the source lacks a column; ``wanted`` gives the settings key of each name."""
+def require_columns(raw: DataFrame, wanted: Mapping[str, str], file: File, *, hide_names: bool = False) -> None:
+    """Raise InputError where the source lacks a column; ``wanted`` gives the settings key of each name.
+
+    With ``hide_names`` no name is shown of a file whose header may be missing: in its place stand the values of a person.
+    """
     there = column_names(raw)
-    problems = []
-    for key, name in wanted.items():
-        if name not in there:
-            nearest = difflib.get_close_matches(name.lower(), [known.lower() for known in there], n=1, cutoff=0)
-            best = next(known for known in there if known.lower() == nearest[0])
-            problems.append(f"{key}: found '{name}', which is no column of {file.path}; did you mean '{best}'?")
-    if not problems:
+    missing = {key: name for key, name in wanted.items() if name not in there}
+    if not missing:
         return
-    hint = ""
-    if file.format in {"csv", "tsv"}:
-        hint = f"; if these are values, set the file's options to {{header: 'false'}} and map _c0 to _c{len(there) - 1}"
-    raise InputError("\n".join([*problems, f"its columns are: {listed(there)}{hint}"]))
+    has_header = file.format in {"csv", "tsv"}
+    hidden = hide_names and has_header
+    problems = [f"{key}: found '{name}', which is no column of {file.path}" for key, name in missing.items()]
+    names = f"it has {len(there)} columns, whose names are not shown (privacy.pseudonymise)"
+    if not hidden:
+        nearest = [_nearest(name, there) for name in missing.values()]
+        problems = [f"{problem}; did you mean '{best}'?" for problem, best in zip(problems, nearest, strict=True)]
+        names = f"its columns are: {listed(there)}"
+    if has_header:
+        names += "; if its header is missing" if hidden else "; if these are values"
+        names += f", set the file's options to {{header: 'false'}} and map _c0 to _c{len(there) - 1}"
+    raise InputError("\n".join([*problems, names]))
+
+
+def _nearest(name: str, there: Sequence[str]) -> str:
+    (nearest,) = difflib.get_close_matches(name.lower(), [known.lower() for known in there], n=1, cutoff=0)
+    return next(known for known in there if known.lower() == nearest)
 
 
 def text_of(name: str) -> Column:

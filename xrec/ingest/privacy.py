@@ -125,7 +125,7 @@ def load_opt_outs(spark: SparkSession, privacy: Privacy, key: bytes | None) -> D
     wanted = {"privacy.opt_outs.user_id": name}
     if privacy.opt_outs.platform is not None:
         wanted["privacy.opt_outs.platform"] = privacy.opt_outs.platform
-    require_columns(raw, wanted, file)
+    require_columns(raw, wanted, file, hide_names=key is not None)
     with reading(file, key=_KEY):
         num_malformed = raw.where(F.col(C.MALFORMED).isNotNull() | text_of(name).isNull()).count()
     if num_malformed:
