@@ -25,7 +25,7 @@ def run(context: StageContext) -> Figures:
     check_same_key(key, figure_of_other_deliveries(tables, settings.log.delivery_id, KEY_FIGURE))
     entries = load_entries(spark, settings)
     identities = load_identities(spark, settings, key)
-    opt_outs = load_opt_outs(spark, settings.privacy, key)
+    opt_outs = load_opt_outs(spark, settings, key)
     attributes = load_attributes(spark, settings, key)
     feeds = load_feeds(spark, settings, key)
     loaded = Loaded(layouts=newest_layouts(tables))

@@ -15,7 +15,7 @@ from test_ingest import COLUMNS
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.ingest.identities import load_identities
-from xrec.ingest.privacy import load_opt_outs
+from xrec.ingest.privacy import load_opt_outs, pseudonym
 from xrec.ingest.reader import InputError
 from xrec.logrules.identity import persons_opted_out, with_persons
 from xrec.runs.stage import StageContext
@@ -132,7 +132,7 @@ def load(spark: SparkSession, settings: Settings) -> None:
     identities = load_identities(spark, settings, None)
     assert identities is not None
     tables.write("identities", identities)
-    opt_outs = load_opt_outs(spark, settings.privacy, None)
+    opt_outs = load_opt_outs(spark, settings, None)
     if opt_outs is not None:
         tables.write("opt_outs", opt_outs)
 
@@ -175,6 +175,23 @@ def test_each_event_belongs_to_the_person_of_its_time(spark: SparkSession, tmp_p
     shared = settings_of(tmp_path, identity={"shared_ids": True})
     alone = with_persons(spark.createDataFrame(events, EVENTS), None, shared).collect()
     assert {row[C.USER_ID] for row in alone} == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("key", [None, b"5f0c6a1be94d4c2fb8a3e0d97c215e64"])
+def test_an_opt_out_without_a_platform_holds_on_every_platform(
+    spark: SparkSession, tmp_path: Path, key: bytes | None
+) -> None:
+    write(tmp_path, "", opted_out="web,7\n,anna\n")
+    everywhere = {**opt_outs_of(tmp_path), "platform": None}
+    names = {name: name if key is None else pseudonym(name, key) for name in ("7", "anna")}
+    for opt_outs, expected in (
+        (everywhere, {f"{platform}{name}" for name in names.values() for platform in ("", "web:", "store:")}),
+        (opt_outs_of(tmp_path), {f"web:{names['7']}", names["anna"]}),
+    ):
+        settings = settings_of(tmp_path, privacy={"opt_outs": opt_outs})
+        left = load_opt_outs(spark, settings, key)
+        assert left is not None
+        assert {row[0] for row in persons_opted_out(left, None, settings).collect()} == expected
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_no_table_plan_setting_or_message_knows_a_person_or_the_key(
     events = tables.read("events").collect()
     assert {row["user_id"] for row in events} == {pseudonym(name) for name in PEOPLE[:3]}
     with cleaned(read_raw(spark, settings.log.file), settings, read_key(settings.privacy)) as log:
-        frames = [log.events, log.quarantine, load_opt_outs(spark, settings.privacy, read_key(settings.privacy))]
+        frames = [log.events, log.quarantine, load_opt_outs(spark, settings, read_key(settings.privacy))]
         plans = [frame._jdf.queryExecution().toString() for frame in frames if frame is not None]
         rejected = [row["raw"] for row in log.quarantine.collect()]
     assert any(pseudonym("dora.delta") in raw for raw in rejected), "a rejected row keeps its mapped fields"
@@ -142,18 +142,23 @@ def test_no_table_plan_setting_or_message_knows_a_person_or_the_key(
 @pytest.mark.spark
 def test_opt_outs_without_pseudonyms_and_broken_lists(spark: SparkSession, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, pseudonymise=False, opted_out=(" anna.alpha ", "anna.alpha", "dora.delta"))
-    found = load_opt_outs(spark, settings.privacy, None)
+    found = load_opt_outs(spark, settings, None)
     assert found is not None
-    assert sorted(row["user_id"] for row in found.collect()) == ["anna.alpha", "dora.delta"]
-    nobody = load_opt_outs(spark, settings_at(tmp_path, pseudonymise=False).privacy, None)
+    people = ("anna.alpha", "dora.delta")
+    assert sorted(map(tuple, found.collect())) == [(platform, name) for platform in ("", "main") for name in people]
+    nobody = load_opt_outs(spark, settings_at(tmp_path, pseudonymise=False), None)
     assert nobody is not None
     assert nobody.isEmpty()
     (tmp_path / "opt-outs.csv").write_text("person,since\nanna.alpha,2024\n,2024\n")
     with pytest.raises(InputError, match=r"found 1 rows of .*opt-outs.csv without a user in column 'person'"):
-        load_opt_outs(spark, settings.privacy, None)
+        load_opt_outs(spark, settings, None)
+    for damaged in ("m\ufffdller", "m\x81ller"):
+        (tmp_path / "opt-outs.csv").write_text(f"person\nanna.alpha\n{damaged}\n")
+        with pytest.raises(InputError, match=r"found 1 rows of .* with control or replacement characters .*encoding"):
+            load_opt_outs(spark, settings, None)
     (tmp_path / "opt-outs.csv").write_text("who\nanna.alpha\n")
     with pytest.raises(InputError, match=r"privacy.opt_outs.user_id: found 'person', .* did you mean 'who'"):
-        load_opt_outs(spark, settings.privacy, None)
+        load_opt_outs(spark, settings, None)
 
 
 @pytest.mark.spark
@@ -180,7 +185,7 @@ def test_no_message_shows_what_stands_in_the_place_of_a_missing_header(spark: Sp
     readers: dict[str, Callable[[], Any]] = {
         "log.columns.user_id": lambda: cleaned(read_raw(spark, settings.log.file), settings, key).__enter__(),
         "identity.user_id": lambda: load_identities(spark, settings, key),
-        "privacy.opt_outs.user_id": lambda: load_opt_outs(spark, settings.privacy, key),
+        "privacy.opt_outs.user_id": lambda: load_opt_outs(spark, settings, key),
         "users.user_id": lambda: load_attributes(spark, settings, key),
         "exposures.columns.user_id": lambda: load_exposures(spark, settings, exposures, key),
         "filters.users.user_id": lambda: load_feeds(

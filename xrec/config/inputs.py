@@ -135,7 +135,8 @@ class OptOuts(Frozen):
     user_id: str
     """Column of the user's key: as in the log, or the person's of `identity`."""
     platform: str | None = None
-    """Column of the platform whose key it is; without it the key is the one that the lists have."""
+    """Column of the platform whose key it is (empty: the key is the person's); without it a row holds for the person of this key \
+and for this key on every platform."""
 
 
 class Identity(Frozen):

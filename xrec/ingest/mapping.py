@@ -19,6 +19,9 @@ from xrec.ingest.reader import InputError, column_names, listed
 TEXT = "_text"
 """Ends the name of a mapped field that is still the source's text, such as ``quantity_text``."""
 
+DAMAGE = r"[\x{FFFD}\p{Cc}]"
+"""What a text has where it was read in another encoding than it was written in: the replacement character, or control codes."""
+
 _BLANKS = " \t\r\n\u00a0\ufeff"
 _MICROSECONDS = {"s": Decimal(1_000_000), "ms": Decimal(1_000), "us": Decimal(1), "ns": Decimal("0.001")}
 _EARLIEST, _LATEST = "1900-01-01", "2200-01-01"

@@ -17,8 +17,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from xrec import columns as C
-from xrec.config import Privacy
-from xrec.ingest.mapping import require_columns, text_of
+from xrec.config import Privacy, Settings
+from xrec.ingest.mapping import DAMAGE, require_columns, text_of
 from xrec.ingest.reader import InputError, read_raw, reading
 
 WITHHELD = "(withheld: privacy.pseudonymise)"
@@ -110,30 +110,40 @@ def check_same_key(key: bytes | None, earlier: str | None) -> None:
     )
 
 
-def load_opt_outs(spark: SparkSession, privacy: Privacy, key: bytes | None) -> DataFrame | None:
-    """The users of ``privacy.opt_outs``, one a row, as the events name them; None where no file is named.
+def load_opt_outs(spark: SparkSession, settings: Settings, key: bytes | None) -> DataFrame | None:
+    """The users of ``privacy.opt_outs``, once a platform, as the events name them; None where no file is named.
+
+    Without a column of the platform a key may be the person's (no platform) or the user's on any of them: it is each of these.
 
     Raises
     ------
     InputError
-        The file cannot be read or lacks the column; an empty list is no error.
+        The file cannot be read or lacks a column, or a row has no user or a damaged one; an empty list is no error.
     """
-    if privacy.opt_outs is None:
+    opt_outs = settings.privacy.opt_outs
+    if opt_outs is None:
         return None
-    file, name = privacy.opt_outs.file, privacy.opt_outs.user_id
+    file, name = opt_outs.file, opt_outs.user_id
     raw = read_raw(spark, file, key=_KEY)
     wanted = {"privacy.opt_outs.user_id": name}
-    if privacy.opt_outs.platform is not None:
-        wanted["privacy.opt_outs.platform"] = privacy.opt_outs.platform
+    wanted |= {"privacy.opt_outs.platform": opt_outs.platform} if opt_outs.platform else {}
     require_columns(raw, wanted, file, hide_names=key is not None)
+    user = text_of(name)
+    lacks_user = F.col(C.MALFORMED).isNotNull() | user.isNull()
     with reading(file, key=_KEY):
-        num_malformed = raw.where(F.col(C.MALFORMED).isNotNull() | text_of(name).isNull()).count()
-    if num_malformed:
-        raise InputError(
-            f"{_KEY}.path: found {num_malformed} rows of {file.path} without a user in column '{name}', expected one in each: "
-            "a person who must be left out would be missed; mend the file"
-        )
-    platform = (
-        F.lit("") if privacy.opt_outs.platform is None else F.coalesce(text_of(privacy.opt_outs.platform), F.lit(""))
+        counts = raw.agg(F.count_if(lacks_user), F.count_if(user.rlike(DAMAGE))).first()
+    expected = (
+        f"without a user in column '{name}', expected one in each",
+        f"with control or replacement characters in column '{name}', expected keys as in the log (see encoding in {_KEY}.options)",
     )
-    return raw.select(platform.alias(C.PLATFORM), hidden(text_of(name), key).alias(C.USER_ID)).distinct()
+    for fault, count in zip(expected, counts or (), strict=True):
+        if count:
+            raise InputError(
+                f"{_KEY}.path: found {count} rows of {file.path} {fault}: a person who must be left out would be missed; "
+                "mend the file"
+            )
+    platforms = ["", *(source.log.platform for source in settings.sources)]
+    platform = F.explode(F.array(*map(F.lit, platforms)))
+    if opt_outs.platform is not None:
+        platform = F.coalesce(text_of(opt_outs.platform), F.lit(""))
+    return raw.select(platform.alias(C.PLATFORM), hidden(user, key).alias(C.USER_ID)).distinct()

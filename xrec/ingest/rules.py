@@ -10,14 +10,11 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.mapping import TEXT, expected_time, plausible, timestamp_of
+from xrec.ingest.mapping import DAMAGE, TEXT, expected_time, plausible, timestamp_of
 from xrec.ingest.privacy import WITHHELD, hidden
 
 MALFORMED_LINE = "_line"
 """The key of a malformed line in the quarantine's ``raw``."""
-
-_DAMAGE = r"[\x{FFFD}\p{Cc}]"
-"""What a text has where it was read in another encoding than it was written in: the replacement character, or control codes."""
 
 _NUMBER = r"^[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 
@@ -72,7 +69,7 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
         text = F.col(name + TEXT)
         faults[f"{name}_missing"] = text.isNull()
         faults[f"{name}_too_long"] = F.length(text) > log.max_key_length
-        faults[f"{name}_damaged"] = text.rlike(_DAMAGE)
+        faults[f"{name}_damaged"] = text.rlike(DAMAGE)
     is_order = log.time.unit == "order"
     faults |= {
         "event_ts_missing": F.col(C.EVENT_TS + TEXT).isNull(),
