@@ -140,6 +140,22 @@ def test_no_table_plan_setting_or_message_knows_a_person_or_the_key(
 
 
 @pytest.mark.spark
+@pytest.mark.delta
+def test_another_key_is_refused_for_the_only_delivery_too_once_users_are_known(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XREC_TEST_KEY", SECRET)
+    run_job("ingest", spark, settings_at(tmp_path, pseudonymise=False))
+    run_job("ingest", spark, settings_at(tmp_path))  # nothing is left of the names yet
+    tables = Tables(spark, settings_at(tmp_path).storage)
+    users = spark.createDataFrame([(pseudonym(PEOPLE[0]), 0)], "user_id string, user_idx int")
+    tables.write("users", users)
+    with pytest.raises(InputError, match=r"found users with their names, expected pseudonymised .* as in the tables"):
+        run_job("ingest", spark, settings_at(tmp_path, pseudonymise=False))
+    run_job("ingest", spark, settings_at(tmp_path))
+
+
+@pytest.mark.spark
 def test_opt_outs_without_pseudonyms_and_broken_lists(spark: SparkSession, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, pseudonymise=False, opted_out=(" anna.alpha ", "anna.alpha", "dora.delta"))
     found = load_opt_outs(spark, settings, None)

@@ -96,7 +96,7 @@ def fingerprint(key: bytes | None) -> str:
 
 
 def check_same_key(key: bytes | None, earlier: str | None) -> None:
-    """Raise InputError where the log holds deliveries that were made with another key; ``earlier`` is their fingerprint."""
+    """Raise InputError where the tables hold users of another key; ``earlier`` is its fingerprint, None where there are none."""
     now = fingerprint(key)
     if earlier is None or now == earlier:
         return
@@ -104,9 +104,9 @@ def check_same_key(key: bytes | None, earlier: str | None) -> None:
         "with their names" if name == NO_KEY else f"pseudonymised (key {name})" for name in (now, earlier)
     )
     raise InputError(
-        f"privacy: found users {found}, expected {expected} as in the other deliveries of the table events: the same person "
-        "would become two (a key is shown by its fingerprint); use the key and settings of the other deliveries, or another "
-        "storage.root and load all deliveries again"
+        f"privacy: found users {found}, expected {expected} as in the tables events and users: the same person would become two, "
+        "and the table users keeps whom it knows (a key is shown by its fingerprint); use the key and settings of before, or "
+        "another storage.root and load all deliveries again"
     )
 
 

@@ -16,14 +16,24 @@ LAYOUTS = "_layouts"
 
 
 def figure_of_other_deliveries(tables: Tables, delivery_id: str, figure: str) -> str | None:
-    """A figure of the newest ingest where ``events`` holds other deliveries than this one; None where there are none."""
-    if not tables.exists("events"):
+    """A figure of the newest ingest where the tables hold other deliveries than this one; None where they do not.
+
+    They do also where the table ``users`` is there: it keeps the users of every delivery, also of one that is replaced.
+    """
+    if not tables.exists("users") and not _holds_others(tables, delivery_id):
         return None
+    found = newest_runs(tables).get("ingest")
+    return found.figures.get(figure, "none") if found else None
+
+
+def _holds_others(tables: Tables, delivery_id: str) -> bool:
+    if not tables.exists("events"):
+        return False
     others = tables.read("events").where(F.col(C.DELIVERY_ID) != delivery_id)
-    found = None if others.isEmpty() else newest_runs(tables).get("ingest")
+    found = not others.isEmpty()
     # The events themselves are not what this stage is made from.
     tables.read_versions.pop("events", None)
-    return found.figures.get(figure, "none") if found else None
+    return found
 
 
 def newest_layouts(tables: Tables) -> dict[str, Mapping[str, str]]:
