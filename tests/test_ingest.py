@@ -358,6 +358,29 @@ def test_times_of_every_unit_pattern_and_zone(spark: SparkSession) -> None:
     assert wrong == {}
 
 
+@pytest.mark.delta
+def test_a_zone_is_for_texts_and_moves_no_instant(spark: SparkSession, tmp_path: Path) -> None:
+    kinds = {"instant": "timestamp", "local": "timestamp_ntz", "text": "string"}
+    row = {"user": "'u'", "item": "'i'", **{name: f"{kind}'2024-03-01 10:20:30'" for name, kind in kinds.items()}}
+    row["text"] = "'2024-03-01 10:20:30'"
+    frame = spark.range(1).select(*[F.expr(value).alias(name) for name, value in row.items()])
+    found = {}
+    for kind in ("parquet", "delta"):
+        frame.write.format(kind).save(str(tmp_path / kind))
+        for name in kinds:
+            columns = {"user_id": "user", "item_id": "item", "event_ts": name}
+            settings = settings_for(tmp_path / kind, kind, columns=columns, time={"zone": "Europe/Berlin"})
+            catalogue = {"category": "item", "updated_ts": name, "time": {"zone": "Europe/Berlin"}}
+            settings = Settings.model_validate({**settings.model_dump(), "catalogue": catalogue})
+            with cleaned(read_raw(spark, settings.log.file), settings) as log:
+                assert log.entries is not None
+                times = [*log.events.select(C.EVENT_TS).collect(), *log.entries.select(C.UPDATED_TS).collect()]
+            found[kind, name] = {str(row[0]) for row in times}
+    moved, as_it_is = {"2024-03-01 09:20:30"}, {"2024-03-01 10:20:30"}
+    expected = {"instant": as_it_is, "local": moved, "text": moved}
+    assert found == {(kind, name): expected[name] for kind in ("parquet", "delta") for name in kinds}
+
+
 def test_numbers_are_finite_and_plain(spark: SparkSession) -> None:
     numbers = {"1": 1.0, "007": 7.0, "-2.50": -2.5, "+.5": 0.5, "3.": 3.0, "1e3": 1000.0, "1E-2": 0.01}
     words = ["NaN", "inf", "Infinity", "1e999", "0x1p3", "12d", "1f", "1,5", "1 000", ".", "", "-", "1e", "٣"]

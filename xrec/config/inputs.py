@@ -52,7 +52,7 @@ the log has no time: position n becomes n seconds after 1970-01-01."""
     format: str | None = None
     """Spark date-time pattern of a text, such as yyyy-MM-dd HH:mm:ss; default: ISO 8601."""
     zone: str = "UTC"
-    """Time zone of texts that carry none, as Region/City."""
+    """Time zone of texts that carry none, as Region/City; a timestamp of Parquet or Delta is an instant already."""
     earliest: date = date(1970, 1, 1)
     """Day (UTC) before which no event can be: a row of an earlier one is rejected, like one of the day after tomorrow."""
 

@@ -9,7 +9,15 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Exposures, Settings
-from xrec.ingest.mapping import check_time_format, expected_time, plausible, require_columns, text_of, timestamp_of
+from xrec.ingest.mapping import (
+    check_time_format,
+    expected_time,
+    plausible,
+    require_columns,
+    text_of,
+    time_in,
+    timestamp_of,
+)
 from xrec.ingest.privacy import hidden, pseudonyms_of
 from xrec.ingest.reader import InputError, count_rows, listed, read_raw, reading
 from xrec.ingest.rules import number_of
@@ -66,7 +74,7 @@ def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures
             C.PLATFORM: text(columns.platform, ""),
             C.USER_ID: hidden(text(columns.user_id), None if exposures.pseudonymised else key),
             C.ITEM_ID: text(columns.item_id),
-            C.SHOWN_TS: plausible(timestamp_of(shown, exposures.time)),
+            C.SHOWN_TS: plausible(timestamp_of(shown, time_in(raw, columns.shown_ts, exposures.time))),
             C.RANK: number_of(rank).cast("int"),
         }
     )

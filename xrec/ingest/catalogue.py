@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Catalogue, Settings
-from xrec.ingest.mapping import check_time_format, plausible, require_columns, text_of, timestamp_of
+from xrec.ingest.mapping import check_time_format, plausible, require_columns, text_of, time_in, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw, source_type
 
 SAID = "said"
@@ -90,7 +90,7 @@ def said_of_item(rows: DataFrame, settings: Settings) -> Column:
         text_of(_item_column(settings)[1]).alias(C.ITEM_ID),
         category_paths_of(catalogue, source_type(rows, catalogue.category[0])).alias(_ALL_PATHS),
         F.coalesce(label_of(catalogue), F.lit("")).alias(C.LABEL),
-        _updated_ts(catalogue).alias(C.UPDATED_TS),
+        _updated_ts(rows, catalogue).alias(C.UPDATED_TS),
     )
 
 
@@ -153,10 +153,11 @@ def _item_column(settings: Settings) -> tuple[str, str]:
     return ("log.columns.item_id", settings.log.columns.item_id) if item_id is None else ("catalogue.item_id", item_id)
 
 
-def _updated_ts(catalogue: Catalogue) -> Column:
+def _updated_ts(rows: DataFrame, catalogue: Catalogue) -> Column:
     """When a row was written; null where nobody knows."""
     if catalogue.updated_ts is not None:
-        return plausible(timestamp_of(text_of(catalogue.updated_ts), catalogue.time))
+        time = time_in(rows, catalogue.updated_ts, catalogue.time)
+        return plausible(timestamp_of(text_of(catalogue.updated_ts), time))
     return F.lit(None).cast("timestamp") if catalogue.file is not None else F.col(C.EVENT_TS)
 
 

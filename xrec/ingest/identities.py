@@ -7,7 +7,15 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.mapping import check_time_format, expected_time, plausible, require_columns, text_of, timestamp_of
+from xrec.ingest.mapping import (
+    check_time_format,
+    expected_time,
+    plausible,
+    require_columns,
+    text_of,
+    time_in,
+    timestamp_of,
+)
 from xrec.ingest.privacy import hidden
 from xrec.ingest.reader import InputError, listed, read_raw, reading
 
@@ -39,8 +47,8 @@ def load_identities(spark: SparkSession, settings: Settings, key: bytes | None) 
     platform = F.explode(F.array(*map(F.lit, names))) if identity.platform is None else text_of(identity.platform)
     since = F.to_timestamp(F.lit(_ALWAYS))
     if identity.valid_from is not None:
-        text = text_of(identity.valid_from)
-        since = F.when(text.isNull(), since).otherwise(plausible(timestamp_of(text, identity.time)))
+        text, time = text_of(identity.valid_from), time_in(raw, identity.valid_from, identity.time)
+        since = F.when(text.isNull(), since).otherwise(plausible(timestamp_of(text, time)))
     rows = raw.select(
         C.MALFORMED,
         platform.alias(C.PLATFORM),

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import File, LogColumns, TimeFormat
-from xrec.ingest.reader import InputError, column_names, listed
+from xrec.ingest.reader import InputError, column_names, listed, source_type
 
 TEXT = "_text"
 """Ends the name of a mapped field that is still the source's text, such as ``quantity_text``."""
@@ -92,6 +92,12 @@ def timestamp_of(text: Column, time: TimeFormat) -> Column:
         return _from_text(text, time)
     factor = _MICROSECONDS["s" if time.unit == "order" else time.unit]
     return F.timestamp_micros(F.floor(text.try_cast("decimal(28,6)") * F.lit(factor)).try_cast("bigint"))
+
+
+def time_in(raw: DataFrame, name: str, time: TimeFormat) -> TimeFormat:
+    """How a column writes its times: an instant (a timestamp of Parquet or Delta) is in UTC, whatever the zone of texts."""
+    is_instant = time.unit == "text" and source_type(raw, name) == "timestamp"
+    return time.model_copy(update={"zone": "UTC"}) if is_instant else time
 
 
 def plausible(times: Column) -> Column:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.mapping import DAMAGE, TEXT, expected_time, plausible, timestamp_of
+from xrec.ingest.mapping import DAMAGE, TEXT, expected_time, plausible, time_in, timestamp_of
 from xrec.ingest.privacy import WITHHELD, hidden
 
 MALFORMED_LINE = "_line"
@@ -50,13 +50,14 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
     ``{"_line": "..."}`` where it is malformed. With a ``key`` (:mod:`xrec.ingest.privacy`) users are pseudonyms, and ``raw`` has
     the mapped columns alone.
     """
+    event_time = time_in(mapped, settings.log.columns.event_ts, settings.log.time)
     has_type_column = settings.log.columns.event_type is not None
     rows = mapped.withColumns(
         {
             C.USER_ID: hidden(F.col(C.USER_ID + TEXT), key),
             C.ITEM_ID: F.col(C.ITEM_ID + TEXT),
             C.EVENT_TYPE: event_type_of(settings) if has_type_column else F.lit(settings.log.event_type),
-            C.EVENT_TS: timestamp_of(F.col(C.EVENT_TS + TEXT), settings.log.time),
+            C.EVENT_TS: timestamp_of(F.col(C.EVENT_TS + TEXT), event_time),
             C.QUANTITY: number_of(F.col(C.QUANTITY + TEXT)),
             C.PRICE: number_of(F.col(C.PRICE + TEXT)),
         }
