@@ -275,6 +275,23 @@ def test_keys_that_a_parquet_file_holds_as_doubles_stay_keys(spark: SparkSession
     assert found == ["541312140", "7", "0.25", "1.0E300", None]
 
 
+def test_what_the_names_of_folders_say_stays_as_it_is_written(spark: SparkSession, tmp_path: Path) -> None:
+    kinds: tuple[Any, ...] = ("parquet", "csv", "jsonl")
+    for kind in kinds:
+        for category in ("0042", "2024-03"):
+            folder = tmp_path / kind / f"category={category}"
+            folder.mkdir(parents=True)
+            frame = pd.DataFrame({"user": ["1"], "item": ["2"]})
+            if kind == "parquet":
+                frame.to_parquet(folder / "a.parquet")
+            else:
+                text = frame.to_csv(index=False) if kind == "csv" else frame.to_json(orient="records", lines=True)
+                (folder / f"a.{kind}").write_text(text)
+        raw = read_raw(spark, File(path=str(tmp_path / kind), format=kind))
+        found = {tuple(row) for row in raw.select("source_row.user", "source_row.category", C.MALFORMED).collect()}
+        assert found == {("1", "0042", None), ("1", "2024-03", None)}, kind
+
+
 def test_malformed_lines_carry_one_reason_and_their_text(spark: SparkSession, tmp_path: Path) -> None:
     good = [clean_row(n) for n in range(5)]
     path = write_csv(tmp_path / "log.csv", good)
