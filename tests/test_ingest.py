@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,7 +27,7 @@ from xrec.ingest.catalogue import catalogue_of, describe_catalogue, load_entries
 from xrec.ingest.cleaning import AccountingError, check_accounting, cleaned, describe_counts
 from xrec.ingest.layout import check_layout, layout_of
 from xrec.ingest.mapping import check_time_format, plausible, timestamp_of
-from xrec.ingest.reader import InputError, count_rows, read_raw, resolve_path
+from xrec.ingest.reader import InputError, count_rows, read_raw, reading, resolve_path
 from xrec.ingest.rules import FIELD_OF_REASON, number_of
 
 pytestmark = pytest.mark.spark
@@ -500,6 +501,18 @@ def _two_headers(path: Path) -> None:
     (path / "2.csv").write_text("b,a\n1,2\n")
 
 
+def _cut_parquet(path: Path) -> None:
+    _parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _one_is_cut(path: Path) -> None:
+    folder = path if path.name == "folder" else path.parent.parent / "folder"
+    folder.mkdir()
+    for name, content in (("1", ZIPPED), ("2", ZIPPED[: len(ZIPPED) // 2]), ("3", ZIPPED)):
+        (folder / f"{name}.csv.gz").write_bytes(content)
+
+
 UNREADABLE: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("nope.csv", "csv", lambda path: None, r"log.file.path: cannot read .*nope.csv as csv: no such file or folder"),
     ("nope", "parquet", lambda path: None, r"no such file or folder"),
@@ -519,7 +532,38 @@ UNREADABLE: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("fake.csv.bz2", "csv", lambda path: path.write_text(LINES), r"not compressed as its name says"),
     ("zipped.csv", "csv", lambda path: path.write_bytes(ZIPPED), r"is not text .*end the file's name in .gz"),
     ("log.csv", "csv", _parquet, r"is not text \(format csv\)"),
-    ("log.parquet", "parquet", lambda path: path.write_text("a,b\n1,2\n"), r"it is not a Parquet file"),
+    (
+        "log.parquet",
+        "parquet",
+        lambda path: path.write_text("a,b\n1,2\n"),
+        r"it is cut off or no Parquet file; fetch it again",
+    ),
+    (
+        "cut.parquet",
+        "parquet",
+        _cut_parquet,
+        r"it is cut off or no Parquet file; fetch it again or correct log.file.format",
+    ),
+    ("crc.csv.gz", "csv", lambda path: path.write_bytes(ZIPPED[:-8] + b"1234" + ZIPPED[-4:]), r"is cut off or damaged"),
+    (
+        "utf16.csv",
+        "csv",
+        lambda path: path.write_text("a,b\n1,2\n", "utf-16"),
+        r"{encoding: UTF-16, multiLine: 'true'}",
+    ),
+    ("latin1.csv", "csv", lambda path: path.write_text("größe,b\n1,2\n", "latin-1"), r"{encoding: ISO-8859-1}"),
+    (
+        "folder",
+        "csv",
+        _one_is_cut,
+        r"cannot read .*folder \(file:.*/folder/2.csv.gz\) as csv: its compressed content is cut",
+    ),
+    (
+        "*/?.csv.gz",
+        "csv",
+        _one_is_cut,
+        r"\*/\?.csv.gz \(file:.*/folder/2.csv.gz\) as csv: its compressed content is cut",
+    ),
     ("log.jsonl", "jsonl", lambda path: path.write_text("a,b\n1,2\n"), r"holds no JSON object"),
     ("log", "delta", _two_headers, r"no Delta table there; correct log.file.format"),
     ("log", "csv", _two_headers, r"its files have different headers"),
@@ -536,6 +580,35 @@ def test_unreadable_files(
         count_rows(read_raw(spark, file), file)
     assert "\tat " not in str(caught.value), "no stack trace"
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "said", ["invalid literal/length code", "invalid bit length repeat", "gzip stream CRC failure"]
+)
+def test_what_readers_say_of_damaged_content(said: str) -> None:
+    with (
+        pytest.raises(InputError, match="its compressed content is cut off or damaged"),
+        reading(File(path="log.csv.gz", format="csv")),
+    ):
+        raise PySparkException(f"[FAILED_READ_FILE.NO_HINT] {said}")
+
+
+def test_utf_16_and_line_breaks_in_quotes_are_read_with_the_options_that_messages_name(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "log.csv").write_text('user\u00a0id,größe\n"a\nb",2\nc,3\n', "utf-16")
+    options = {"encoding": "UTF-16", "multiLine": "true"}
+    raw = read_raw(spark, File(path=str(tmp_path / "log.csv"), format="csv", options=options))
+    rows = [row.asDict() for row in raw.select("source_row.*").collect()]
+    assert rows == [{"user\u00a0id": "a\nb", "größe": "2"}, {"user\u00a0id": "c", "größe": "3"}]
+
+
+@pytest.mark.parametrize(("sep", "shown"), [(";", '";"'), ("\t", r'"\t"'), ("|", '"|"')])
+def test_a_file_of_one_column_asks_for_its_separator(spark: SparkSession, tmp_path: Path, sep: str, shown: str) -> None:
+    settings = settings_for(write_csv(tmp_path / "log.csv", [clean_row(0)], sep))
+    with pytest.raises(InputError) as caught, cleaned(read_raw(spark, settings.log.file), settings):
+        pass
+    assert str(caught.value).endswith(f"whose name holds another separator; set the file's options to {{sep: {shown}}}")
 
 
 def test_package_paths() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -22,6 +23,7 @@ TEXT = "_text"
 DAMAGE = r"[\x{FFFD}\p{Cc}]"
 """What a text has where it was read in another encoding than it was written in: the replacement character, or control codes."""
 
+_SEPARATOR = re.compile(r"[;\t|]")
 _BLANKS = " \t\r\n\u00a0\ufeff"
 _MICROSECONDS = {"s": Decimal(1_000_000), "ms": Decimal(1_000), "us": Decimal(1), "ns": Decimal("0.001")}
 _EARLIEST, _LATEST = "1900-01-01", "2200-01-01"
@@ -58,17 +60,19 @@ def require_columns(raw: DataFrame, wanted: Mapping[str, str], file: File, *, hi
     missing = {key: name for key, name in wanted.items() if name not in there}
     if not missing:
         return
-    has_header = file.format in {"csv", "tsv"}
-    hidden = hide_names and has_header
+    is_delimited = file.format in {"csv", "tsv"}
+    hidden = hide_names and is_delimited
     problems = [f"{key}: found '{name}', which is no column of {file.path}" for key, name in missing.items()]
     names = f"it has {len(there)} columns, whose names are not shown (privacy.pseudonymise)"
     if not hidden:
         nearest = [_nearest(name, there) for name in missing.values()]
         problems = [f"{problem}; did you mean '{best}'?" for problem, best in zip(problems, nearest, strict=True)]
         names = f"its columns are: {listed(there)}"
-    if has_header:
+    if is_delimited:
         names += "; if its header is missing" if hidden else "; if these are values"
         names += f", set the file's options to {{header: 'false'}} and map _c0 to _c{len(there) - 1}"
+    if is_delimited and len(there) == 1 and (found := _SEPARATOR.search(there[0])):
+        names = f"it has one column, whose name holds another separator; set the file's options to {{sep: {json.dumps(found[0])}}}"
     raise InputError("\n".join([*problems, names]))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,18 +42,22 @@ _CAUSES = (
     (r"PATH_NOT_FOUND|DELTA_PATH_DOES_NOT_EXIST", "no such file or folder (relative to {cwd}); correct the path"),
     (
         r"[Uu]nexpected end of (input )?stream|not a gzip file|not in GZIP format|incorrect (header|data) check"
-        r"|BZip2|bzip2|invalid (code|block|distance|stored)",
+        r"|BZip2|bzip2|invalid (code|block|distance|stored|literal|bit length)|CRC failure|stored gzip size",
         "its compressed content is cut off or damaged, or it is not compressed as its name says; fetch it again or correct "
         "its name",
     ),
     (r"CSV header does not conform", "its files have different headers; give them the same columns in the same order"),
-    (r"is not a Parquet file", "it is not a Parquet file; correct {key}.format"),
+    (r"is not a Parquet file", "it is cut off or no Parquet file; fetch it again or correct {key}.format"),
     (
         r"DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|is not a Delta table",
         "no Delta table there; correct {key}.format",
     ),
     (r"UNABLE_TO_INFER_SCHEMA|DELTA_SCHEMA_NOT_SET|Unable to infer schema", "found no data file in it"),
 )
+
+
+_FILE_READ = r"while reading file (.+?)\.\s+(SQLSTATE|Could not)"
+"""Where Spark names the one of several files that it could not read."""
 
 
 class InputError(ValueError):
@@ -160,7 +165,7 @@ def reading(file: File, *, key: str = "log.file") -> Iterator[None]:
         sentence = _explain(error, key)
         if sentence is None:
             raise
-        raise InputError(f"{key}.path: cannot read {file.path} as {file.format}: {sentence}") from None
+        raise InputError(f"{key}.path: cannot read {_culprit(error, file)} as {file.format}: {sentence}") from None
 
 
 @contextmanager
@@ -245,11 +250,16 @@ def _check_names(names: Sequence[str], file: File, key: str) -> None:
             f"{key}.path: {file.path} is empty, or not compressed as its name says; expected a {file.format} file with at "
             "least one row"
         )
-    if any(not character.isprintable() for name in names for character in name.replace("\t", " ")):
+    if any(_is_binary(character) for name in names for character in name):
         raise InputError(
             f"{key}.path: {file.path} is not text (format {file.format}): its first line is binary; correct {key}.format, "
-            "or end the file's name in .gz or .bz2 if it is compressed"
+            f"end the file's name in .gz or .bz2 if it is compressed, or name the encoding of a text in {key}.options: "
+            "{encoding: ISO-8859-1}, or {encoding: UTF-16, multiLine: 'true'}"
         )
+
+
+def _is_binary(character: str) -> bool:
+    return character == "\ufffd" or (unicodedata.category(character) == "Cc" and character != "\t")
 
 
 def _explain(error: PySparkException | Py4JJavaError, key: str) -> str | None:
@@ -262,6 +272,12 @@ def _explain(error: PySparkException | Py4JJavaError, key: str) -> str | None:
     if "FAILED_READ_FILE" in text or isinstance(error, AnalysisException):
         return messages[-1].strip().split("\n")[0]
     return None
+
+
+def _culprit(error: PySparkException | Py4JJavaError, file: File) -> str:
+    """The path of the settings, and of a folder or glob the file in it that Spark names."""
+    found = re.search(_FILE_READ, "\n".join(_messages(error)))
+    return file.path if found is None or found[1].endswith(file.path) else f"{file.path} ({found[1]})"
 
 
 def _messages(error: PySparkException | Py4JJavaError) -> list[str]:

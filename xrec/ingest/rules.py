@@ -148,7 +148,10 @@ def expected(reason: str, settings: Settings) -> str:
     """What a row needs so that the reason does not hold, for messages."""
     log, field = settings.log, FIELD_OF_REASON[reason]
     if field is None:
-        return "as many columns as the header has (or one JSON object a line); see log.file.options for sep and quote"
+        return (
+            "as many columns as the header has (or one JSON object a line); see log.file.options for sep and quote, and set "
+            "multiLine: 'true' there for texts with line breaks in quotes"
+        )
     words = ", ".join(settings.weights.event_types)
     wanted = {
         "missing": "a value",
