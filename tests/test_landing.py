@@ -117,6 +117,21 @@ def test_a_file_that_is_wrong_is_named_and_comes_again_until_it_is_gone(spark: S
     assert landing.num_rows_by_file() == {"good.csv": len(rows), "better.csv": 5}
 
 
+def test_a_file_that_is_overwritten_is_not_read_again_but_its_delivery_can_be_loaded_anew(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rows = make_log(random.Random(5))[:10]
+    landing = Landing(spark, tmp_path)
+    landing.land("one", rows)
+    delivery = landing.run()["deliveries"]
+    landing.land("one", rows[:7])
+    assert landing.run()["deliveries"] == "nothing new has landed"
+    assert landing.num_rows_by_file() == {"one.csv": 10}
+    landing.run(landing=False, delivery_id=delivery)
+    assert landing.num_rows_by_file() == {"one.csv": 7}
+    assert landing.run()["deliveries"] == "nothing new has landed"
+
+
 def test_a_catalogue_file_is_read_once_a_run_also_when_nothing_lands(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
