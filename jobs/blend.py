@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.generators.sources import sources_of
+from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import SOURCE, blend, choice_rows, choose_weights, describe_choices, equal_weights
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
@@ -45,7 +45,7 @@ def run(context: StageContext) -> Figures:
     ]
     tables.write("candidates", reduce(DataFrame.unionByName, blended), fold=names, source=SOURCE)
     folds = [fold.name for fold in context.folds]
-    alike = [equal_weights(scope, sources_of(settings))]
+    alike = [equal_weights(scope, serving_sources(settings))]
     fused = blend(candidates.where(F.col(C.FOLD).isin(*folds)), alike, settings.ranking, k=longest, source=C.FUSION)
     tables.write("candidates", fused, fold=folds, source=C.FUSION)
     return figures

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.generators.sources import sources_of
+from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import read_choices
 from xrec.ranking.serving import (
@@ -28,14 +28,16 @@ from xrec.storage.tables import rows_from
 def run(context: StageContext) -> Figures:
     """Write ``serving_models``, and ``candidates`` of the source served of the judged folds, in the scope that serves."""
     tables, settings, main_fold = context.tables, context.settings, context.main_fold
-    scope, sources = settings.ranking.scope, sources_of(settings)
+    scope, sources = settings.ranking.scope, serving_sources(settings)
     select = select_folds_before(main_fold, context.folds)
     candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
+    singles = [*sources, C.FUSION]
+    evidence, learning = folds_of_evidence(select, candidates, (BLEND, *settings.ranker.models))
     serving = choose_model(
-        [JudgedFold.read(tables, fold, scope) for fold in folds_of_evidence(select)],
+        [JudgedFold.read(tables, fold, scope, singles) for fold in evidence],
         settings.evaluation,
-        singles=[*sources, C.FUSION],
-        learning=(BLEND, *settings.ranker.models) if select[1:] else (),
+        singles=singles,
+        learning=learning,
         scope=scope,
         seed=settings.seed,
     )

@@ -6,7 +6,7 @@
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.generators.sources import sources_of
+from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import read_choices
 from xrec.ranking.lists import (
     check_lists,
@@ -30,7 +30,7 @@ def run(context: StageContext) -> Figures:
     candidates = tables.read("candidates", fold=fold.name)
     choices = read_choices(tables.read("blend_weights").where(F.col(C.FOLD) == fold.name), ranking)
     model = read_model(tables.read("serving_models"), fold.name, ranking.scope)
-    weights = contributing(model, choices, context.settings, sources_of(context.settings))
+    weights = contributing(model, choices, context.settings, serving_sources(context.settings))
     lists = lists_of(candidates, weights, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     check_recommended(context, lists)

@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
-from xrec.generators.sources import sources_of
+from xrec.generators.sources import serving_sources
 from xrec.ranking.features import FoldFacts, feature_rows
-from xrec.ranking.rankers import rank_folds
+from xrec.ranking.rankers import check_slots, rank_folds
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
@@ -26,9 +26,15 @@ def run(context: StageContext) -> Figures:
     older = {fold: select_folds_before(fold, context.folds) for fold in context.folds}
     learned_from = {fold: known for fold, known in older.items() if known}
     models = settings.ranker.models
-    if not learned_from or not models:
-        return {"rankers": "none (ranker.models is empty)" if not models else "none (no select fold to learn from)"}
-    sources, in_scope = sources_of(settings), F.col(C.SCOPE) == settings.ranking.scope
+    if not models:
+        return {"rankers": "none (ranker.models is empty)"}
+    # Also without any rows: those of an earlier run, with other folds, would stay.
+    nothing, names = rows_from(context.spark, "candidates", []), [fold.name for fold in context.folds]
+    if not learned_from:
+        tables.write("candidates", nothing, fold=names, source=list(models))
+        return {"rankers": "none (no select fold to learn from)"}
+    check_slots(context.spark, settings.ranker)
+    sources, in_scope = serving_sources(settings), F.col(C.SCOPE) == settings.ranking.scope
     longest = max(settings.ranking.top_k, *settings.evaluation.ks)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/rankers-{context.main_fold.name}"
     with shared_folder(place) as folder:
@@ -53,9 +59,8 @@ def run(context: StageContext) -> Figures:
             k=longest,
             calibrated=context.judged_folds,
         )
-        # Also without any rows: those of an earlier run would stay.
-        rows = reduce(DataFrame.unionByName, ranked.values(), rows_from(context.spark, "candidates", []))
-        tables.write("candidates", rows, fold=[fold.name for fold in learned_from], source=list(models))
+        rows = reduce(DataFrame.unionByName, ranked.values(), nothing)
+        tables.write("candidates", rows, fold=names, source=list(models))
     known = ", ".join(fold.name for fold in learned_from.get(context.main_fold, []))
     if context.main_fold not in ranked:
         return {"rankers": f"none (of what was proposed in {known} nothing was bought)"}

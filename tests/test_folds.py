@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
@@ -179,13 +180,15 @@ def test_history_ends_where_the_horizon_begins(events: DataFrame, log: pd.DataFr
 def test_a_fold_knows_only_what_was_known_then(spark: SparkSession) -> None:
     # (event, day, day from which it does not count): bought and returned, around an as-of of day 10 and a horizon of 5 days
     days = [("kept", 1, None), ("returned before", 2, 9), ("returned at", 3, 10), ("returned after", 4, 12)]
-    days += [("target", 11, None), ("returned target", 12, 20)]
+    days += [("target", 11, None), ("target returned within", 12, 14), ("target returned after", 12, 20)]
     stamp = {day: datetime(2024, 7, day, tzinfo=UTC) for day in range(1, 31)} | {None: None}
     rows = [(name, 0, stamp[day], stamp[void]) for name, day, void in days]
     judged = spark.createDataFrame(rows, "event_id string, user_idx int, event_ts timestamp, void_ts timestamp")
     fold = Fold(name="f", purpose="test", as_of=stamp[10], horizon=timedelta(days=5))
     assert ids(history_of(judged, fold)) == {"kept", "returned at", "returned after"}
-    assert ids(horizon_of(judged, fold)) == {"target"}
+    assert ids(horizon_of(judged, fold)) == {"target"}, "a test is by all that is known today"
+    # What chooses for newer folds knows no more than they do.
+    assert ids(horizon_of(judged, replace(fold, purpose="select"))) == {"target", "target returned after"}
 
 
 @pytest.mark.spark

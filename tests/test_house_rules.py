@@ -36,6 +36,7 @@ ALLOWED = {
     ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/serving.py", "choose_model", "collect"),
+    ("xrec/ranking/serving.py", "folds_of_evidence", "collect"),
     ("xrec/ranking/serving.py", "beside_popularity", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/experiments/exposures.py", "write_exposures", "collect"),

@@ -28,7 +28,7 @@ def evidence(low: float, high: float) -> Evidence:
 def checks(
     spark: SparkSession, staged: dict[int, str], before: dict[int, str] | None = None, quality: Evidence | None = None
 ) -> dict[str, Check]:
-    users = spark.createDataFrame([(user,) for user in range(4)], "user_idx int")
+    users = spark.createDataFrame([(user, 9) for user in range(3)] + [(3, 1)], "user_idx int, possible int")
     published = None if before is None else lists(spark, before)
     publish = Publish(min_user_share=0.75, min_full_share=0.5, min_overlap=0.5)
     found = check_staged(lists(spark, staged), published, users, quality, publish, top_k=3)
@@ -39,13 +39,18 @@ def test_every_check_finds_what_it_is_for(spark: SparkSession) -> None:
     good = checks(spark, {0: "abc", 1: "abc", 2: "ab"}, {0: "abx", 1: "abc", 9: "xyz"}, evidence(-0.01, 0.02))
     assert all(check.passed for check in good.values())
     assert set(good) == {"min_user_share", "min_full_share", "min_overlap", "not_below_popularity"}
-    assert good["min_user_share"].said == "3 of 4 users with history have a list; expected at least 75.0%"
+    assert (
+        good["min_user_share"].said
+        == "3 of 4 users for whom there is something new have a list; expected at least 75.0%"
+    )
     assert good["min_overlap"].said == "83.3% of a list stays, over 2 users; expected at least 50.0%"
     few = checks(spark, {0: "abc", 1: "a"})
     assert {name: check.passed for name, check in few.items()} == {"min_user_share": False, "min_full_share": True}
     short = checks(spark, {0: "ab", 1: "a", 2: "a", 3: "abc"}, {0: "xy", 3: "abz"})
     assert not short["min_full_share"].passed
     assert not short["min_overlap"].passed
+    # Of one for whom little is left a short list is a full one.
+    assert checks(spark, {0: "ab", 3: "a"})["min_full_share"].passed
     assert not checks(spark, {}, quality=evidence(-0.02, -0.01))["not_below_popularity"].passed
     assert not checks(spark, {})["min_full_share"].passed, "no lists at all"
 

@@ -394,10 +394,12 @@ def test_what_is_forbidden_never_leaves(spark: SparkSession, warehouse: Path) ->
 
 @pytest.mark.delta
 def test_lists_are_published_only_through_the_gate_and_can_be_rolled_back(spark: SparkSession, warehouse: Path) -> None:
-    """A user of this fold has no list: the gate refuses, and lets out what a setting allows."""
+    """A user to whom popularity proposes something has no list: the gate refuses, and lets out what a setting allows."""
     settings = settings_at(warehouse, "publish.min_full_share=0")
     tables = Tables(spark, settings.storage)
     run_job("recommend", spark, settings)
+    possible = {("touched", user): [2, 4, 6] for user in range(3)}
+    write_candidates(spark, tables, "popularity", possible)
     with pytest.raises(GateError, match=r"publish.min_user_share: found 2 of 3 users .* at least 95.0%") as refused:
         run_job("publish", spark, settings)
     assert "the lists of 2024-03-01 are not published" in str(refused.value)
@@ -410,18 +412,46 @@ def test_lists_are_published_only_through_the_gate_and_can_be_rolled_back(spark:
     write_candidates(spark, tables, "served", {("touched", 0): [4, 6], ("touched", 1): [3, 6]})
     run_job("recommend", spark, settings)
     with pytest.raises(
-        GateError, match=r"publish.min_full_share: found 0 of 2 lists are 3 long; expected at least 100.0%"
+        GateError, match=r"publish.min_full_share: found 0 of 2 lists are 3 long.* expected at least 100.0%"
     ):
         run_job("publish", spark, settings_at(warehouse, "publish.min_full_share=1", "publish.min_user_share=0"))
     assert lists_in(spark, settings) == first
     run_job("publish", spark, allowed)
     assert lists_in(spark, settings) != first
-    write_candidates(spark, tables, "served", PROPOSED["als"])
+    for source, lists in (("served", PROPOSED["als"]), ("popularity", PROPOSED["popularity"])):
+        write_candidates(spark, tables, source, lists)
     assert [version.number for version in tables.versions("recommendations")] == [1, 0]
     assert tables.restore("recommendations", 0) == 2
     assert lists_in(spark, settings) == first
     with pytest.raises(MissingTableError, match="found versions 0 to 2, expected 9 among them"):
         tables.restore("recommendations", 9)
+
+
+@pytest.mark.delta
+def test_what_publish_lets_out_is_what_was_chosen_for_whom_it_is_allowed(spark: SparkSession, warehouse: Path) -> None:
+    """Staged lists that are another model's, of another fold or scope, or of who opted out since, do not leave."""
+    settings = settings_at(warehouse, "publish.min_full_share=0", "publish.min_user_share=0")
+    tables = Tables(spark, settings.storage)
+    run_job("recommend", spark, settings)
+    good = tables.read("staged_recommendations", run_date="2024-03-01").drop("versions").localCheckpoint()
+    before = Tables(spark, settings.storage).version("recommendations")
+    wrong = {
+        r"found a list of fold 'test-9', .*expected 'f' and 'blend'": good.withColumn(C.FOLD, F.lit("test-9")),
+        r"model 'als@0', expected": good.withColumn(C.MODEL_VERSION, F.lit("als@0")),
+        r"got item_idx 3 of category 'stoves' .touched category": good.withColumn(
+            C.ITEM_ID, F.when((F.col(C.USER_ID) == "u0") & (F.col(C.RANK) == 1), "i3").otherwise(F.col(C.ITEM_ID))
+        ),
+    }
+    for message, rows in wrong.items():
+        tables.write("staged_recommendations", rows, run_date="2024-03-01")
+        with pytest.raises((ListsError, EligibilityError), match=message.replace("'f'", f"'{FOLD}'")):
+            run_job("publish", spark, settings)
+    assert Tables(spark, settings.storage).version("recommendations") == before
+    tables.write("staged_recommendations", good, run_date="2024-03-01")
+    tables.write("opt_outs", spark.createDataFrame([("", "u0")], "platform string, user_id string"))
+    run_job("publish", spark, settings)
+    assert {user for user, _, _ in lists_in(spark, settings)} == {"u1"}
+    tables.write("opt_outs", spark.createDataFrame([], "platform string, user_id string"))
 
 
 def lists_in(spark: SparkSession, settings: Settings) -> set[tuple[str, int, str]]:

@@ -17,15 +17,17 @@ from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Evaluation, Ranking, Settings, load_settings
 from xrec.evaluation.folds import Fold
-from xrec.ranking.blend import Choice
+from xrec.ranking.blend import Choice, blend
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
 from xrec.ranking.rankers import rank_folds
 from xrec.ranking.serving import (
     JudgedFold,
     ServingError,
+    as_served,
     choose_model,
     contributing,
     evidence_of,
+    folds_of_evidence,
     read_model,
     serving_rows,
 )
@@ -267,6 +269,58 @@ def test_a_ranker_serves_only_where_it_wins_over_all_folds(spark: SparkSession) 
     assert refused.model == "als"
     (ranker,) = [one for one in refused.evidence if one.learns]
     assert ranker.adjusted_low <= 0
+
+
+def test_few_hits_are_no_evidence(spark: SparkSession) -> None:
+    """Nine lists that hold what was bought are better than none in every replicate, and yet say little."""
+    for num_hits, serves in ((9, "als"), (12, "trees")):
+        one, candidates = fold(0), []
+        for user in range(12):
+            candidates += [(one.name, s, "touched", user, 99, 1.0, 1) for s in ("popularity", "als")]
+            candidates.append((one.name, "trees", "touched", user, 5 if user < num_hits else 99, 1.0, 1))
+        judged = JudgedFold(
+            fold=one,
+            candidates=as_lists(spark.createDataFrame(candidates, CANDIDATES)),
+            targets=spark.createDataFrame([target(one, user, 5) for user in range(12)], TARGETS),
+            buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
+        )
+        found = choose([judged])
+        assert next(one for one in found.evidence if one.learns).adjusted_low > 0
+        assert (found.model == "trees") == (serves == "trees"), found
+
+
+def test_a_source_is_judged_by_what_it_would_serve(spark: SparkSession) -> None:
+    """Its own items, then popularity's: also for a user whom it knows nothing of, as the blend of that source alone."""
+    drawn, lists = random.Random(3), []
+    for user in range(20):
+        lists += [
+            (fold(0).name, "popularity", "touched", user, i, 1.0, n)
+            for n, i in enumerate(drawn.sample(range(40), 25), 1)
+        ]
+        own = drawn.sample(range(40), drawn.choice([0, 3, 12]))
+        lists += [(fold(0).name, "als", "touched", user, i, 1.0, n) for n, i in enumerate(own, 1)]
+        lists.append((fold(0).name, "trees", "touched", user, 7, 1.0, 1))
+    candidates = as_lists(spark.createDataFrame(lists, CANDIDATES))
+    found = {(row[C.SOURCE], row[C.USER_IDX]): row[C.ITEMS] for row in as_served(candidates, SOURCES).collect()}
+    assert {user: found["trees", user] for user in range(20)} == {user: [7] for user in range(20)}, (
+        "what learns is as it is"
+    )
+    for source in SOURCES:
+        alone = Choice(scope="touched", weights={s: float(s == source) for s in SOURCES}, selected_on="")
+        served = blend(candidates, [alone], Ranking(), k=10)
+        assert {row[C.USER_IDX]: row[C.ITEMS] for row in served.collect()} == {u: found[source, u] for u in range(20)}
+
+
+def test_evidence_is_where_all_that_learn_have_lists(spark: SparkSession) -> None:
+    folds = [fold(n) for n in range(3)]
+    rows = [(folds[n].name, model, "touched", 0, 1, 1.0, 1) for n, model in ((1, "blend"), (2, "blend"), (2, "trees"))]
+    candidates = as_lists(spark.createDataFrame(rows, CANDIDATES))
+    learning = ("blend", "trees")
+    assert folds_of_evidence(folds, candidates, learning) == (folds[2:], learning)
+    assert folds_of_evidence(folds[:2], candidates, learning) == (folds[:2], ()), "single sources, in all folds"
+    assert folds_of_evidence(folds, candidates, ("blend",)) == (folds[1:], ("blend",))
+    assert folds_of_evidence(folds[:1], candidates, learning) == (folds[:1], ())
+    assert folds_of_evidence([], candidates, learning) == ([], ())
 
 
 def test_without_evidence_popularity_serves(spark: SparkSession) -> None:

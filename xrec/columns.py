@@ -142,6 +142,7 @@ NDCG = "ndcg"
 NDCG_POPULARITY = "ndcg_popularity"
 
 # recommendations
+POSSIBLE = "possible"
 REASON = "reason"
 DATA_VERSION = "data_version"
 MODEL_VERSION = "model_version"

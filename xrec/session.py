@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
@@ -32,8 +34,11 @@ _AT_START = {
 def build_session(app_name: str, options: Mapping[str, str] | None = None) -> SparkSession:
     """Return the running session, or a new one with Delta; sizes come from spark-submit and spark-defaults.conf.
 
-    ``options`` are further Spark settings of a new session, for tests and notebooks.
+    ``options`` are further Spark settings of a new session, for tests and notebooks. The process gets the zone UTC: Spark's
+    session zone does not hold for the times that are collected, which come in the process's own.
     """
+    os.environ["TZ"] = "UTC"
+    time.tzset()
     builder = SparkSession.builder.appName(app_name)
     if SparkSession.getActiveSession() is None:
         for key, value in {**_AT_START, **(options or {})}.items():

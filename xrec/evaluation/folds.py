@@ -128,14 +128,20 @@ def histories_of(events: DataFrame, folds: Sequence[Fold]) -> DataFrame:
 def horizons_of(events: DataFrame, folds: Sequence[Fold]) -> DataFrame:
     """Judged events that judge the folds, of every event type, once for each fold that they judge: with ``fold``, ``as_of_ts``.
 
-    Those within the horizon that count by all that is known today; none of a fold whose ``has_targets`` is false.
+    Those within the horizon that count by all that is known today; in a fold that chooses, by what was known when its horizon
+    ended: what the newer folds are told must not depend on what they cannot know. None of a fold whose ``has_targets`` is false.
     """
-    events, moment = events.where(F.col(C.VOID_TS).isNull()), F.col(C.EVENT_TS)
+    moment, counts = F.col(C.EVENT_TS), F.col(C.VOID_TS).isNull()
+
+    def judges(fold: Fold) -> Column:
+        end = F.lit(fold.as_of + fold.horizon)
+        counted = counts | (F.col(C.VOID_TS) >= end) if fold.purpose == "select" else counts
+        return (moment >= F.lit(fold.as_of)) & (moment < end) & counted
+
     judged = [fold for fold in folds if fold.has_targets]
     if not judged or judged[0].skip_last is None:
-        begins = {fold: moment >= F.lit(fold.as_of) for fold in judged}
-        return _of_folds(events, {fold: begins[fold] & (moment < F.lit(fold.as_of + fold.horizon)) for fold in judged})
-    placed = _with_position(events)
+        return _of_folds(events, {fold: judges(fold) for fold in judged})
+    placed = _with_position(events.where(counts))
     return _of_folds(placed, {fold: F.col(_POSITION) == F.lit(fold.skip_last) for fold in judged}).drop(_POSITION)
 
 

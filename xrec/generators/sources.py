@@ -44,6 +44,12 @@ def sources_of(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*SOURCES_ALWAYS, *settings.ranking.sources)))
 
 
+def serving_sources(settings: Settings) -> tuple[str, ...]:
+    """The sources that may serve, alone or through what is made of them: those of ``ranking.sources``, and popularity."""
+    wanted = {popularity.SOURCE, *settings.ranking.sources}
+    return tuple(source for source in sources_of(settings) if source in wanted)
+
+
 def models_of(settings: Settings) -> tuple[str, ...]:
     """What is judged: the sources; where not only they are compared also their fusion, what learns, and what serves."""
     if settings.folds.purpose == "select":
@@ -233,11 +239,16 @@ def _content(given: Given) -> DataFrame:
 
 
 def _with_trend(generate: Callable[[Given], DataFrame]) -> Callable[[Given], DataFrame]:
-    """The same source, its scores times the items' trend, or for logits, plus its logarithm; that of an item nobody bought is 1."""
+    """The same source, its scores times the items' trend, or for logits, plus its logarithm.
+
+    An item that nobody bought has the mean trend of the others: it is neither preferred nor put back.
+    """
 
     def trending(given: Given) -> DataFrame:
         trend = trend_of(given.read("interactions"), given.fold, given.settings.trend)
-        eligible = given.eligible.join(trend, C.ITEM_IDX, how="left").fillna(1.0, [C.TREND])
+        mean = F.coalesce(trend.select(F.avg(C.TREND)).scalar(), F.lit(1.0))
+        eligible = given.eligible.join(trend, C.ITEM_IDX, how="left")
+        eligible = eligible.withColumn(C.TREND, F.coalesce(C.TREND, mean))
         return generate(replace(given, source=given.source.removesuffix(TREND), eligible=eligible))
 
     return trending

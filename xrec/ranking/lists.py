@@ -92,10 +92,21 @@ def model_version_of(tables: Tables, candidates: DataFrame, model: str) -> str:
     return ",".join(parts)
 
 
+def check_made_for(staged: DataFrame, fold: Fold, model: str) -> None:
+    """Raise :class:`ListsError` where a staged list is another fold's, or of another model than the one that was chosen."""
+    is_other = (F.col(C.FOLD) != fold.name) | ~F.col(C.MODEL_VERSION).startswith(f"{model}@")
+    found = staged.where(is_other).first()
+    if found is not None:
+        raise ListsError(
+            f"table 'staged_recommendations': found a list of fold '{found[C.FOLD]}', model '{found[C.MODEL_VERSION]}', expected "
+            f"'{fold.name}' and '{model}', which was chosen to serve: run the stage recommend again with the same settings"
+        )
+
+
 def lists_and_earlier(tables: Tables, fold: Fold) -> tuple[DataFrame, DataFrame | None]:
     """The fold's rows of ``staged_recommendations``, and the lists published before, both with ``user_idx``.
 
-    Those of the newest run date up to the fold's own; None where nothing was published.
+    Those of the newest run date before the fold's own; None where nothing was published.
     """
     users = tables.read("users").select(C.USER_ID, C.USER_IDX)
     run_date = F.lit(fold.as_of.date())
@@ -103,7 +114,7 @@ def lists_and_earlier(tables: Tables, fold: Fold) -> tuple[DataFrame, DataFrame 
     lists = staged.join(users, C.USER_ID, how="inner")
     if not tables.exists("recommendations"):
         return lists, None
-    published = tables.read("recommendations").where(F.col(C.RUN_DATE) <= run_date)
+    published = tables.read("recommendations").where(F.col(C.RUN_DATE) < run_date)
     newest = published.agg(F.max(C.RUN_DATE)).first()
     if newest is None or newest[0] is None:
         return lists, None

@@ -46,20 +46,33 @@ def check_staged(
     staged, published
         Rows with ``user_idx``, ``item_id``, ``rank``: the lists to publish, and those published before (None: there are none).
     users
-        One row a user (``user_idx``) who should have a list.
+        One row a user (``user_idx``) who should have a list, with ``possible``: the items that it can have, at most ``top_k`` or
+        more.
     quality
         The model that serves on the newest select fold, compared with popularity; None where it cannot be compared.
     """
     of_user = staged.groupBy(C.USER_IDX).agg(F.max(C.RANK).alias("length"))
     counts = users.join(of_user, C.USER_IDX, how="left").agg(
-        F.count("*"), F.count("length"), F.count_if(F.col("length") >= top_k)
+        F.count("*"), F.count("length"), F.count_if(F.col("length") >= F.least(C.POSSIBLE, F.lit(top_k)))
     )
     row = counts.first()
     assert row is not None
     num_users, num_lists, num_full = row
     checks = [
-        _share("min_user_share", num_lists, num_users, "users with history have a list", publish.min_user_share),
-        _share("min_full_share", num_full, num_lists, f"lists are {top_k} long", publish.min_full_share),
+        _share(
+            "min_user_share",
+            num_lists,
+            num_users,
+            "users for whom there is something new have a list",
+            publish.min_user_share,
+        ),
+        _share(
+            "min_full_share",
+            num_full,
+            num_lists,
+            f"lists are {top_k} long, or as long as they can be",
+            publish.min_full_share,
+        ),
     ]
     if published is not None:
         common = (

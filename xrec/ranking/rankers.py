@@ -19,7 +19,7 @@ from typing import Any
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.functions import vector_to_array
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -42,6 +42,10 @@ _PAIRS_A_ROW = 8
 """Swaps that a row of a list is in, at least."""
 _LIST_CHILD_WEIGHT = 1.0
 """Weight that a leaf needs where trees learn orders: a row's weight is what its swaps change, far less than p (1 - p)."""
+
+
+class RankerError(ValueError):
+    """Rankers that cannot be learned here; the message names the setting."""
 
 
 def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share: float, seed: int) -> DataFrame:
@@ -106,6 +110,16 @@ def rank_folds(
         fitted = fit_calibrations(newest, targets, ranker.models, scope=ranking.scope) if newest is not None else {}
         ranked[fold] = with_probabilities(lists[fold], by_sampling | fitted)
     return ranked
+
+
+def check_slots(spark: SparkSession, ranker: Ranker) -> None:
+    """Raise RankerError where the trees' tasks, which must run at the same time, never will: Spark would wait for minutes first."""
+    slots = spark.sparkContext.defaultParallelism
+    if slots < ranker.num_workers and (_is_wanted(TREES, ranker) or _is_wanted(LISTWISE, ranker)):
+        raise RankerError(
+            f"ranker.num_workers: found {ranker.num_workers}, but Spark has {slots} task slots, expected as many; submit with "
+            f"--master 'local[{ranker.num_workers}]' or with enough executor cores, or set ranker.num_workers={slots}"
+        )
 
 
 def _is_wanted(model: str, ranker: Ranker) -> bool:

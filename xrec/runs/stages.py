@@ -167,7 +167,17 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="publish",
         does="check the lists, and let them out",
-        reads=("staged_recommendations", "recommendations", "candidates", "targets", "interactions", "serving_models"),
+        reads=(
+            "staged_recommendations",
+            "recommendations",
+            "candidates",
+            "targets",
+            "serving_models",
+            "items",
+            "users",
+            "user_categories",
+            "interactions",
+        ),
         writes=("recommendations",),
         obeys_filters=True,
     ),
