@@ -91,7 +91,7 @@ learn the order of a user's list (listwise); empty: nothing."""
     feature_share: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Share of the features that each tree sees."""
     min_child_weight: Annotated[float, Field(ge=0)] = 100.0
-    """Weight (p (1 - p), summed over rows) that a leaf needs."""
+    """Weight (p (1 - p), summed over rows) that a leaf needs; where little was bought a twentieth of all is enough."""
     reg_lambda: Annotated[float, Field(ge=0)] = 10.0
     """L2 regularisation of the leaves."""
     reg_param: Annotated[float, Field(ge=0)] = 1e-3

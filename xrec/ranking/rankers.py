@@ -40,6 +40,8 @@ _KEY = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
 _PARTS = 1 << 20
 _PAIRS_A_ROW = 8
 """Swaps that a row of a list is in, at least."""
+_LEAVES = 20
+"""Leaves that rows can always fill: trees of one leaf tell nothing apart."""
 _LIST_CHILD_WEIGHT = 1.0
 """Weight that a leaf needs where trees learn orders: a row's weight is what its swaps change, far less than p (1 - p)."""
 
@@ -164,7 +166,12 @@ def _learn_trees(
     """The feature rows with the log-odds of boosted trees on training rows."""
     from xgboost.spark import SparkXGBClassifier  # noqa: PLC0415 - it takes a second, and only trees need it
 
-    trees = SparkXGBClassifier(probability_col=_PROBABILITY, **_growth(sources, ranker, seed))
+    # A row weighs p (1 - p), and few are bought: together the rows weigh about as much as there are of these.
+    bought = rows.agg(F.sum(LABEL)).first()
+    assert bought is not None
+    least = min(ranker.min_child_weight, ranker.row_share * bought[0] / _LEAVES)
+    growth = _growth(sources, ranker, seed) | {"min_child_weight": least}
+    trees = SparkXGBClassifier(probability_col=_PROBABILITY, **growth)
     scored: DataFrame = trees.fit(_spread(rows, ranker)).transform(features)
     return scored.select(*features.columns, _log_odds().alias(TREES))
 
