@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from test_generators import RANKING, K, Staged, allowed, facts_of, local, ndcg, stage
 from world import make_world
 from xrec.config import Content, Ease, Ranking, Transitions, Trend, UserKnn
-from xrec.features.trend import trend_of
+from xrec.evaluation.folds import Fold
+from xrec.features.trend import with_trend
 from xrec.generators.content import ContentError, content_candidates
 from xrec.generators.ease import EaseError, Size, ease_candidates, reg_of
 from xrec.generators.ease_categories import ease_category_candidates
@@ -60,7 +61,7 @@ def ease_trend(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranki
 
 
 def trending(staged: Staged, rows: DataFrame) -> DataFrame:
-    return staged.eligible.join(trend_of(rows, staged.fold, TREND), "item_idx", how="left").fillna(1.0, ["trend"])
+    return with_trend(staged.eligible, rows, staged.fold, TREND)
 
 
 def content(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
@@ -411,15 +412,31 @@ def test_user_knn_equals_a_dense_version(
     check_lists(candidates["user_knn_trend"], lambda user: scores_UI[user] * trend_I, facts, len(had_UI))
 
 
+def test_no_trend_vanishes_and_what_nobody_had_has_the_mean_one(spark: SparkSession) -> None:
+    as_of = datetime(2024, 7, 1, tzinfo=timezone.utc)
+    fold = Fold(name="f", purpose="serve", as_of=as_of, horizon=timedelta(days=30))
+    days = {0: 1, 1: 40, 2: 4000}
+    rows = [(item, as_of - timedelta(days=ago), True) for item, ago in days.items()]
+    had = spark.createDataFrame(rows, "item_idx int, last_ts timestamp, counting boolean")
+    items = spark.createDataFrame([(item,) for item in range(4)], "item_idx int")
+    trend = Trend(half_life_days=1.0, power=1.0)
+    found = {row.item_idx: row.trend for row in with_trend(items, had, fold, trend).collect()}
+    assert found[0] == pytest.approx(0.5)
+    assert found[1] == found[2] == 1e-6
+    assert found[3] == pytest.approx(np.mean([found[0], found[1], found[2]]))
+    nobody = with_trend(items, had.limit(0), fold, trend).collect()
+    assert {row.trend for row in nobody} == {1.0}
+
+
 def naive_trend(staged: Staged, num_items: int) -> np.ndarray:
     ages = defaultdict(list)
     for row in staged.interactions.where("counting").collect():
         ages[row["item_idx"]].append((staged.fold.as_of.timestamp() - row["last_ts"].timestamp()) / 86_400)
-    trend_I = np.ones(num_items)
+    trend_I = np.full(num_items, np.nan)
     for item, days in ages.items():
         trend_I[item] = np.mean(0.5 ** (np.array(days) / TREND.half_life_days)) ** TREND.power
-    assert trend_I.min() < 0.8 * trend_I.max()
-    return trend_I
+    assert np.nanmin(trend_I) < 0.8 * np.nanmax(trend_I)
+    return np.where(np.isnan(trend_I), np.nanmean(trend_I), trend_I)
 
 
 def trending_lists(

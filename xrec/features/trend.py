@@ -24,3 +24,10 @@ def trend_of(interactions: DataFrame, fold: Fold, trend: Trend) -> DataFrame:
     decayed = F.avg(F.pow(F.lit(0.5), age_days / F.lit(trend.half_life_days)))
     had = interactions.where(F.col(C.COUNTING))
     return had.groupBy(C.ITEM_IDX).agg(F.greatest(F.pow(decayed, F.lit(trend.power)), F.lit(_LEAST)).alias(C.TREND))
+
+
+def with_trend(items: DataFrame, interactions: DataFrame, fold: Fold, trend: Trend) -> DataFrame:
+    """Items with their ``trend``; one that nobody had has the mean of the others: it is neither preferred nor put back."""
+    known = trend_of(interactions, fold, trend)
+    mean = F.coalesce(known.select(F.avg(C.TREND)).scalar(), F.lit(1.0))
+    return items.join(known, C.ITEM_IDX, how="left").withColumn(C.TREND, F.coalesce(C.TREND, mean))

@@ -15,7 +15,7 @@ from xrec import columns as C
 from xrec.config import TREND, Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
-from xrec.features.trend import trend_of
+from xrec.features.trend import with_trend
 from xrec.generators import (
     content,
     ease,
@@ -239,16 +239,10 @@ def _content(given: Given) -> DataFrame:
 
 
 def _with_trend(generate: Callable[[Given], DataFrame]) -> Callable[[Given], DataFrame]:
-    """The same source, its scores times the items' trend, or for logits, plus its logarithm.
-
-    An item that nobody bought has the mean trend of the others: it is neither preferred nor put back.
-    """
+    """The same source, its scores times the items' trend, or for logits, plus its logarithm."""
 
     def trending(given: Given) -> DataFrame:
-        trend = trend_of(given.read("interactions"), given.fold, given.settings.trend)
-        mean = F.coalesce(trend.select(F.avg(C.TREND)).scalar(), F.lit(1.0))
-        eligible = given.eligible.join(trend, C.ITEM_IDX, how="left")
-        eligible = eligible.withColumn(C.TREND, F.coalesce(C.TREND, mean))
+        eligible = with_trend(given.eligible, given.read("interactions"), given.fold, given.settings.trend)
         return generate(replace(given, source=given.source.removesuffix(TREND), eligible=eligible))
 
     return trending
