@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load
 from xrec.sequence.models import load_model
 from xrec.sequence.progress import Epoch, Progress, best_of
 from xrec.sequence.ranks import train_all
-from xrec.storage.files import names_in, read_json, write_json
+from xrec.storage.files import FilesError, names_in, read_json, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
 
@@ -59,20 +61,79 @@ def damage(folder: str, epoch: int) -> None:
     file.write_bytes(file.read_bytes()[:1000])
 
 
-def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def flip_a_bit(folder: str, epoch: int) -> None:
+    """Of a number, which safetensors reads as any other."""
+    file = Path(epoch_file(folder, epoch))
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+def lose(folder: str, epoch: int) -> None:
+    Path(epoch_file(folder, epoch)).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage, r"epoch-4.safetensors: damaged \(.*\), expected the tensors of epoch 4\n"),
+        (
+            flip_a_bit,
+            r"epoch-4.safetensors: damaged \(SHA-256: found \w+, expected \w+\), expected the tensors of epoch 4\n",
+        ),
+        (lose, r"epoch-4.safetensors: no such file\n"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], harm: Callable[[str, int], None], message: str
+) -> None:
     """The training ends with the same weights, to the bit."""
     spec, expected, tensors = interrupted(tmp_path)
-    damage(spec.checkpoint, 4)
+    harm(spec.checkpoint, 4)
     capfd.readouterr()
     progress = train_all([spec])[0]
     said = capfd.readouterr().out
-    assert "epoch-4.safetensors: damaged (" in said
-    assert "expected the tensors of epoch 4\n" in said
+    assert re.search(message, said)
     assert f"resuming after epoch 3 from {spec.checkpoint}" in said
     assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
     found = load_tensors(spec.checkpoint, 4)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{\n "best": 4,', "not JSON"),
+        (b"\x80\x81\x82", "not JSON"),
+        (b'{"folds": []}', "found {'folds': []}, expected a training's digest, version,"),
+        (b"[1]", "found [1], expected a training's"),
+    ],
+)
+def test_damaged_progress_is_named_and_the_epochs_tell_of_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, found: str
+) -> None:
+    spec, expected, _ = interrupted(tmp_path)
+    Path(spec.checkpoint, "progress.json").write_bytes(content)
+    with pytest.raises(FilesError, match=r"progress.json: .*; remove it and "):
+        load_model(spec.checkpoint)
+    capfd.readouterr()
+    assert train_all([spec])[0] == expected
+    said = capfd.readouterr().out
+    assert f"progress.json: {found}" in said
+    assert f"resuming after epoch 4 from {spec.checkpoint}" in said
+
+
+def test_without_progress_the_newest_epoch_that_can_be_read_tells_of_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec, expected, _ = interrupted(tmp_path)
+    Path(spec.checkpoint, "progress.json").unlink()
+    Path(epoch_file(spec.checkpoint, 4)).write_bytes(b"no tensors")
+    capfd.readouterr()
+    progress = train_all([spec])[0]
+    assert f"resuming after epoch 3 from {spec.checkpoint}" in capfd.readouterr().out
+    assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
 
 
 def test_where_nothing_can_be_read_the_training_starts_afresh(

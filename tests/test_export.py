@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from stores import Renaming
 from xrec import columns as C
 from xrec.config import Sequence, Settings, Storage
 from xrec.evaluation.folds import Fold
@@ -448,13 +449,33 @@ def test_the_digest_follows_what_is_learned_only(tmp_path: Path) -> None:
 
 
 def test_a_file_is_written_whole_and_a_bad_one_is_named(tmp_path: Path) -> None:
-    write_bytes(f"{tmp_path}/a/b.json", b"{")
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
-    with pytest.raises(FilesError, match=r"b.json: not JSON"):
-        read_json(f"{tmp_path}/a/b.json")
+    for content in (b"{", b"\x80\x81"):
+        write_bytes(f"{tmp_path}/a/b.json", content)
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+        with pytest.raises(FilesError, match=r"b.json: not JSON"):
+            read_json(f"{tmp_path}/a/b.json")
     with pytest.raises(FilesError, match=r"c.json: no such file"):
         read_json(f"{tmp_path}/a/c.json")
     assert absolute("s3a://bucket/x/") == "s3a://bucket/x"
+
+
+def test_a_store_that_renames_keeps_the_old_file_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = f"renaming://{tmp_path}/a/b.json"
+    for content in (b"1", b"2"):
+        write_bytes(location, content)
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+        assert read_json(location) == int(content)
+
+    def fill_up(store: Renaming, path: str, content: bytes) -> None:
+        Path(path).write_bytes(content[:1])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Renaming, "pipe_file", fill_up)
+    with pytest.raises(OSError, match="no space left"):
+        write_bytes(location, b"345")
+    assert read_json(location) == 2
 
 
 def test_spark_stages_never_import_torch() -> None:

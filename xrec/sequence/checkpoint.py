@@ -5,7 +5,8 @@ A folder holds::
     settings.json              what is needed to build the model again, for people and for load_model
     trained_on.json            what a training that starts from this one must know of it, as of the items
     items.parquet              (xrec/sequence/trained_on.py)
-    epoch-<n>.safetensors      weights and optimizer state after epoch n: the newest epochs and the best ones
+    epoch-<n>.safetensors      weights and optimizer state after epoch n: the newest epochs and the best ones; in its metadata
+                               the progress until then and a checksum of both
     progress.json              written last, whole or not at all: which files count, and how far the training is
 
 Nothing in it is code, and nothing is run that loads it.
@@ -13,14 +14,18 @@ Nothing in it is code, and nothing is run that loads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from xrec.sequence.progress import Progress, best_of, save_progress
+from xrec.sequence.progress import Progress, best_of, load_progress, progress_of, save_progress
 from xrec.storage.files import FilesError, names_in, read_bytes, remove, write_bytes
 
 
@@ -36,7 +41,9 @@ def epoch_file(folder: str, epoch: int) -> str:
 def save_epoch(folder: str, tensors: dict[str, Tensor], progress: Progress, *, num_kept: int) -> None:
     """Save the newest epoch, and keep ``num_kept`` of the newest; a kill at any moment leaves this one or the one before."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(epoch_file(folder, progress.last), save(held))
+    until_then = json.dumps(asdict(progress))
+    metadata = {"progress": until_then, "sha256": _checksum(held, until_then)}
+    write_bytes(epoch_file(folder, progress.last), save(held, metadata))
     save_progress(folder, progress)
     keep = {f"epoch-{epoch}.safetensors" for epoch in kept_epochs(progress, num_kept)}
     for name in names_in(folder):
@@ -61,28 +68,75 @@ def load_tensors(folder: str, epoch: int) -> dict[str, Tensor]:
         There is no such file.
     """
     file = epoch_file(folder, epoch)
+    content = read_bytes(file)
     try:
-        tensors: dict[str, Tensor] = load(read_bytes(file))
+        tensors: dict[str, Tensor] = load(content)
     except SafetensorError as error:
         raise DamagedError(f"{file}: damaged ({error}), expected the tensors of epoch {epoch}; train again") from None
+    metadata = _metadata(content)
+    found = _checksum(tensors, metadata.get("progress", ""))
+    # Earlier versions wrote none.
+    if found != (expected := metadata.get("sha256", found)):
+        raise DamagedError(
+            f"{file}: damaged (SHA-256: found {found[:10]}, expected {expected[:10]}), expected the tensors of epoch {epoch}; "
+            "train again"
+        )
     return tensors
+
+
+def find_progress(folder: str, say: Callable[[str], None]) -> Progress | None:
+    """How far the training in a folder is: where ``progress.json`` is damaged or missing, what the newest epoch's file says of it.
+
+    None: there is neither.
+    """
+    try:
+        progress = load_progress(folder)
+    except FilesError as error:
+        say(f"{f'{error}'.rsplit('; ', 1)[0]}: going by what the epochs' files say")
+        progress = None
+    for epoch in sorted(_epochs_in(folder), reverse=True):
+        if progress is None:
+            with contextlib.suppress(FilesError, ValueError, AttributeError):
+                file = epoch_file(folder, epoch)
+                progress = progress_of(json.loads(_metadata(read_bytes(file)).get("progress", "null")), file)
+    return progress
 
 
 def newest_undamaged(folder: str, progress: Progress, say: Callable[[str], None]) -> Progress | None:
     """The progress up to the newest epoch that can be gone on from, which needs it and the best until then; None: there is none.
 
-    Each damaged file on the way is named.
+    Each damaged file on the way is named, and the newest one where it is missing.
     """
-    for last in range(progress.last, 0, -1):
+    tried = {progress.last} | {epoch for epoch in _epochs_in(folder) if epoch < progress.last}
+    for last in sorted(tried, reverse=True):
         epochs = progress.epochs[:last]
         earlier = replace(progress, epochs=epochs, best=best_of(epochs), done=progress.done and last == progress.last)
         try:
             for epoch in sorted({earlier.last, earlier.best}):
                 load_tensors(folder, epoch)
-        except DamagedError as error:
+        except FilesError as error:
             say(f"{error}".replace("; train again", ""))
-        except FilesError:
-            return None
         else:
             return earlier
     return None
+
+
+def _epochs_in(folder: str) -> set[int]:
+    """The epochs of which there is a file."""
+    numbers = {name.removeprefix("epoch-").removesuffix(".safetensors") for name in names_in(folder)}
+    return {int(number) for number in numbers if number.isdecimal()}
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; its header is JSON, behind its length in 8 bytes."""
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__", {}))
+
+
+def _checksum(tensors: Mapping[str, Tensor], progress: str) -> str:
+    """Changes with any name, type, shape or number, and with what is said of the progress; safetensors itself has none."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from xrec.storage.files import exists, read_json, write_json
+from xrec.storage.files import FilesError, read_json, write_json
 
 _POLL_SECONDS = 0.5
 
@@ -55,7 +55,10 @@ class Following:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        lines = read_json(self._location) if exists(self._location) else []
+        try:
+            lines = read_json(self._location)
+        except FilesError:  # between two versions of it: see write_bytes
+            return
         for line in lines[self._said :]:
             self._say(line)
         self._said = max(self._said, len(lines))

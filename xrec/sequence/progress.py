@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from xrec.storage.files import exists, read_json, write_json
+from xrec.storage.files import FilesError, exists, read_json, write_json
+
+_SAID = 100
+"""Characters that are shown of what is no progress."""
 
 
 @dataclass(kw_only=True)
@@ -74,10 +77,18 @@ def save_progress(folder: str, progress: Progress) -> None:
 
 
 def load_progress(folder: str) -> Progress | None:
-    """What ``progress.json`` says, or None where there is none."""
+    """What ``progress.json`` says, or None where there is none; raises :class:`FilesError` where it is damaged."""
     location = f"{folder}/progress.json"
-    if not exists(location):
-        return None
-    values: dict[str, Any] = read_json(location)
-    values["epochs"] = [Epoch(**epoch) for epoch in values["epochs"]]
-    return Progress(**values)
+    return progress_of(read_json(location), location) if exists(location) else None
+
+
+def progress_of(values: Any, location: str) -> Progress:
+    """The progress that a file's JSON value stands for; raises :class:`FilesError` where it stands for none."""
+    try:
+        return Progress(**{**values, "epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
+    except (KeyError, TypeError):
+        expected = ", ".join(field.name for field in fields(Progress))
+        raise FilesError(
+            f"{location}: found {str(values)[:_SAID]}, expected a training's {expected}; remove it and train again, which goes on "
+            "after the newest epoch whose file is there"
+        ) from None

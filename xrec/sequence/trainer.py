@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
-from xrec.sequence.checkpoint import load_tensors, newest_undamaged, save_epoch
+from xrec.sequence.checkpoint import find_progress, load_tensors, newest_undamaged, save_epoch
 from xrec.sequence.distillation import Teacher
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.item_encoder import ItemEncoder
@@ -24,7 +24,7 @@ from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, SequenceModel, build_model, model_settings
 from xrec.sequence.objective import asked_of
-from xrec.sequence.progress import Epoch, Progress, load_progress, note_epoch, save_progress
+from xrec.sequence.progress import Epoch, Progress, note_epoch, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.trained_on import TrainedOn
@@ -162,7 +162,7 @@ class Trainer:
 
     def _resume_or_clear(self, fresh: Progress) -> Progress:
         folder = self.spec.checkpoint
-        found = load_progress(folder)
+        found = find_progress(folder, self.say)
         where = f"{self.spec.model} {self.spec.export.fold}"
         if found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version) and found.last:
             readable = newest_undamaged(folder, found, self.say)

@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+_OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory")
+"""Schemes of stores without a rename, where it would be a copy."""
+
 
 class FilesError(ValueError):
     """A file that is missing or is not what was written; the message names it and what to do."""
@@ -111,11 +114,15 @@ def read_bytes(location: str) -> bytes:
 def write_bytes(location: str, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new one, never a part.
 
-    Locally by a temporary name and a rename; an object store shows an object only when it is complete.
+    By a temporary name and a rename; an object store shows an object only when it is complete. HDFS renames nothing onto a file
+    that is there: of it a reader may find neither for a moment.
     """
     filesystem, path = fsspec.core.url_to_fs(location)
-    if "file" not in filesystem.protocol:
+    if urlsplit(location).scheme in _OBJECT_STORES:
         filesystem.pipe_file(path, content)
+        return
+    if "file" not in filesystem.protocol:
+        _replace_file(filesystem, path, content)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +134,21 @@ def write_bytes(location: str, content: bytes) -> None:
     temporary.replace(target)
 
 
+def _replace_file(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    folder, name = path.rsplit("/", 1)
+    temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
+    filesystem.makedirs(folder, exist_ok=True)
+    filesystem.pipe_file(temporary, content)
+    if filesystem.exists(path):
+        filesystem.rm(path)
+    filesystem.mv(temporary, path)
+
+
 def read_json(location: str) -> Any:
     """A JSON file's value; raises :class:`FilesError` where it is missing or not JSON."""
     try:
         return json.loads(read_bytes(location))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FilesError(f"{location}: not JSON ({error}); remove it and run the stage that writes it again") from None
 
 
