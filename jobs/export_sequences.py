@@ -62,7 +62,7 @@ def run(context: StageContext) -> Figures:
     cold = cold_shares(events, sequence)
     exports = describe_exports(tables, context.folds, sizes, context.settings, num_categories=num_categories, cold=cold)
     write_exports(absolute(context.settings.storage.artifacts_root), exports)
-    return summarise(next(export for export in exports if export.fold == context.main_fold.name), sequence)
+    return summarise(exports, sequence)
 
 
 def run_changed(context: StageContext) -> Figures:

@@ -266,6 +266,9 @@ def test_an_empty_vocabulary_is_named(events: DataFrame, items: DataFrame, eligi
     vocabulary = build_vocabulary(events, items, eligible, sequence, fold="f", num_buckets=4)
     with pytest.raises(ExportError, match=r"fold f: found no item with 1000 distinct users.*min_buyers"):
         check_vocabulary(vocabulary, ["f"], sequence)
+    enough = build_vocabulary(events, items, eligible, sequence_of(), fold="f", num_buckets=4)
+    sizes = check_vocabulary(enough, ["older", "f"], sequence)
+    assert (sizes["older"], sizes["f"]) == (0, enough.count()), "what is too thin is the last fold's error alone"
 
 
 @pytest.mark.spark

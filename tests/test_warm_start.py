@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sequence_world import FOLD, settings_at, spec_of, write_world
 from xrec.config import Settings
-from xrec.features.sequence_files import training_digest
+from xrec.features.sequence_files import TRAIN, read_staged, training_digest
 from xrec.sequence.checkpoint import epoch_file
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder
@@ -24,6 +24,7 @@ from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import LaunchError, TrainingSpec
 from xrec.sequence.trained_on import StartError, TrainedOn
+from xrec.sequence.trainer import NothingToLearnError
 from xrec.sequence.tuning import space_of
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned, check_sizes
@@ -75,6 +76,31 @@ def test_a_later_fold_goes_on_from_the_one_before(tmp_path: Path) -> None:
     assert describe_training(specs, [first, second])["goes_on_from"] == f"{FOLD}, which knows 60 of 60 items"
     fresh = TrainingSpec.plan("gru", [FOLD, FOLD], settings_at(tmp_path, epochs=4, epochs_more=0))
     assert [(spec.earlier, spec.epochs) for spec in fresh] == [((), 4), ((), 4)]
+
+
+def test_an_older_fold_without_anything_to_learn_from_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The next one is trained as the oldest; the last one must have something."""
+    settings = settings_at(tmp_path, epochs=4, epochs_more=1)
+    write_world(tmp_path, settings)
+    thin, spec, last = TrainingSpec.plan("gru", [FOLD, FOLD, FOLD], settings)
+    rows = {**thin.export.rows, TRAIN: 0}
+    thin = dataclasses.replace(thin, export=dataclasses.replace(thin.export, fold=OLDER, rows=rows))
+    spec, last = dataclasses.replace(spec, earlier=(OLDER,)), dataclasses.replace(last, earlier=(OLDER, FOLD))
+    write_json(f"{thin.checkpoint}/progress.json", {"of": "an earlier run"})
+    nothing, first, second = train_all([thin, spec, last])
+    assert (
+        f"gru {OLDER}: left out, because nothing can be trained there; fold {OLDER}: found no" in capfd.readouterr().out
+    )
+    assert (nothing.last, first.last, second.last) == (0, 4, 1)
+    assert (first.goes_on_from, second.goes_on_from) == ("nothing", f"{FOLD}, which knows 60 of 60 items")
+    assert not Path(thin.checkpoint).exists()
+    assert read_staged(thin.staging, "gru").parts == {}
+    figures = describe_training([thin, spec], [nothing, first])
+    assert (figures["nothing to learn from"], figures["goes_on_from"]) == (OLDER, "nothing")
+    with pytest.raises(NothingToLearnError, match=rf"fold {OLDER}: found no event to learn from"):
+        train_all([spec, thin])
 
 
 def test_what_was_learned_moves_with_the_item() -> None:

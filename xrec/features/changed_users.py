@@ -198,6 +198,8 @@ def vectors_taken_over(tables: Tables, settings: Settings, fold: str, model: str
             f"of {folder}; run the stage train_{model} again with the same settings"
         )
     vectors = read_vectors(tables.spark, folder, before).withColumn(C.FOLD, F.lit(fold))
+    if not before.parts:
+        return vectors, f"none: {trained.fold} had nothing to learn from"
     of_users = vectors.where(F.col(C.KIND) == "user").drop(C.FOLD, C.MODEL, C.KIND)
     windows = tables.read("sequences", version=export.version, fold=fold).where(F.col(C.SPLIT) == UNCHANGED)
     lacks_one = F.raise_error(

@@ -304,17 +304,16 @@ def padding_rows(counts: DataFrame, sequence: Sequence, num_categories: int) -> 
 
 
 def check_vocabulary(vocabulary: DataFrame, folds: Many[str], sequence: Sequence) -> dict[str, int]:
-    """Items of each fold's vocabulary, in the order of the folds; raises :class:`ExportError` where a fold has none."""
+    """Items of each fold's vocabulary, in the order of the folds; raises :class:`ExportError` where the last fold has none."""
     known = vocabulary.where(F.col(C.TOKEN) > 0)
     sizes = {row[C.FOLD]: int(row["count"]) for row in known.groupBy(C.FOLD).count().collect()}
-    for fold in folds:
-        if not sizes.get(fold):
-            raise ExportError(
-                f"fold {fold}: found no item with {sequence.min_buyers} distinct users before its as-of, so the sequence "
-                "models have no vocabulary; set sequence.min_buyers lower, or leave gru and transformer out of "
-                "ranking.sources"
-            )
-    return {fold: sizes[fold] for fold in folds}
+    if not sizes.get(main := folds[-1]):
+        raise ExportError(
+            f"fold {main}: found no item with {sequence.min_buyers} distinct users before its as-of, so the sequence "
+            "models have no vocabulary; set sequence.min_buyers lower, or leave gru and transformer out of "
+            "ranking.sources"
+        )
+    return {fold: sizes.get(fold, 0) for fold in folds}
 
 
 def describe_exports(
@@ -333,7 +332,7 @@ def describe_exports(
     Raises
     ------
     ExportError
-        The shards of a fold are not equal, or none of its rows can be trained on.
+        The shards of a fold are not equal, or none of the last one's rows can be trained on.
     """
     sequence = settings.sequence
     table, version = absolute(tables.path("sequences")), tables.written_versions["sequences"]
@@ -344,7 +343,7 @@ def describe_exports(
             split: rows_of_each_shard(table, version, fold.name, split, sequence.num_shards)
             for split in (TRAIN, VALIDATION)
         }
-        if not rows[TRAIN]:
+        if not rows[TRAIN] and fold is folds[-1]:
             raise ExportError(
                 f"fold {fold.name}: found no user to train on, expected at least one; set sequence.validation_share lower "
                 f"(it is {sequence.validation_share})"
@@ -372,8 +371,9 @@ def describe_exports(
     return exports
 
 
-def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
-    """One fold's export, for the summary."""
+def summarise(exports: Many[Export], sequence: Sequence) -> dict[str, str]:
+    """The last fold's export, and which earlier ones are too thin to train on, for the summary."""
+    export, thin = exports[-1], [one.fold for one in exports if not one.can_train]
     return {
         "objective": sequence.objective,
         "item_vectors": sequence.item_vectors or "none",
@@ -383,6 +383,7 @@ def summarise(export: Export, sequence: Sequence) -> dict[str, str]:
         "training windows": f"{export.rows[TRAIN] * export.num_shards:,}",
         "validation windows": f"{export.rows[VALIDATION] * export.num_shards:,}",
         "shards": f"{export.num_shards}",
+        **({"too thin to train on": ", ".join(thin)} if thin else {}),
     }
 
 

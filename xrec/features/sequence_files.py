@@ -97,6 +97,11 @@ class Export:
     trained_version: int | None = None
     """The version of the sequences of that fold."""
 
+    @property
+    def can_train(self) -> bool:
+        """Whether there are items to know and windows to learn from; an older fold may have too few."""
+        return self.vocabulary_size > 0 and self.rows[TRAIN] > 0
+
     def check_arrays(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
         """Raise :class:`ContractMismatchError` where arrays read from ``source`` are not what was written."""
         for field in self.fields:
@@ -141,7 +146,7 @@ class Staged:
     """Length of a vector: the model's dimension and one for the item's bias."""
     dtype: str
     parts: dict[str, int]
-    """Rows by file name."""
+    """Rows by file name; none: nothing was trained, because an older fold had nothing to learn from."""
     users: int
     items: int
     versions: dict[str, int]

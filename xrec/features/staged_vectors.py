@@ -16,6 +16,7 @@ from xrec.features.sequence_files import (
     training_digest,
 )
 from xrec.storage.files import absolute, count_rows, exists
+from xrec.storage.tables import rows_from
 
 
 def find_staged(settings: Settings, fold: str, model: str) -> tuple[str, Staged]:
@@ -42,7 +43,9 @@ def find_staged(settings: Settings, fold: str, model: str) -> tuple[str, Staged]
 
 
 def read_vectors(spark: SparkSession, folder: str, staged: Staged) -> DataFrame:
-    """Rows of ``vectors``; reading fails on a vector whose length is not the manifest's."""
+    """Rows of ``vectors``, none where the manifest names no part; reading fails on a vector whose length is not the manifest's."""
+    if not staged.parts:
+        return rows_from(spark, "vectors", [])
     rows = spark.read.parquet(*[f"{folder}/{name}" for name in staged.parts])
     vector = F.when(F.size(C.VECTOR) == staged.dim, F.col(C.VECTOR)).otherwise(
         F.raise_error(F.lit(f"{folder}: a vector's length is not {staged.dim}, as its manifest says; train again"))

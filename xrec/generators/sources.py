@@ -15,6 +15,7 @@ from xrec import columns as C
 from xrec.config import TREND, Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
+from xrec.features.sequence_files import MODELS
 from xrec.features.trend import with_trend
 from xrec.generators import (
     content,
@@ -108,10 +109,11 @@ def candidates_of(
 ) -> DataFrame:
     """The lists of one source for the users of each fold: rows of ``candidates``, ``versions`` left out.
 
-    ``users`` and ``eligible`` have the same folds. The rows must be written while the ``folder`` lives: the items lie in it. In
-    scopes that are only judged, the lists are no longer than what is judged.
+    ``users`` and ``eligible`` have the same folds, the main one last. The rows must be written while the ``folder`` lives: the
+    items lie in it. In scopes that are only judged, the lists are no longer than what is judged. An older fold on which a sequence
+    model could not be trained has no lists of it.
     """
-    generate = GENERATORS.get(source, _factors)
+    generate, main = GENERATORS.get(source, _factors), list(users)[-1]
     serves, longest = F.col(C.SCOPE) == settings.ranking.scope, max(settings.evaluation.ks)
     kept = {name: F.when(serves, F.col(name)).otherwise(first(name, longest)) for name in (C.ITEMS, C.SCORES)}
     lists = [
@@ -119,8 +121,17 @@ def candidates_of(
         .select(F.lit(fold.name).alias(C.FOLD), F.lit(source).alias(C.SOURCE), "*")
         .withColumns(kept)
         for fold in users
+        if fold is main or not _has_no_model(source, tables, fold)
     ]
     return reduce(DataFrame.unionByName, lists)
+
+
+def _has_no_model(source: str, tables: Tables, fold: Fold) -> bool:
+    """Whether the training of a sequence model left the fold out; that of the main fold never is."""
+    model = source.removesuffix(TREND)
+    if model not in MODELS:
+        return False
+    return tables.read("vectors").where((F.col(C.FOLD) == fold.name) & (F.col(C.MODEL) == model)).isEmpty()
 
 
 @dataclass(frozen=True)

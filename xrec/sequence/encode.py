@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import fsspec
 import horovod.torch as hvd
@@ -56,6 +56,11 @@ _JUDGING_USERS = 256
 
 Vectors = tuple[str, NDArray[np.int32], NDArray[np.float32]]
 """Kind (user or item), indexes, and one vector a row."""
+
+
+def has_model(trained: TrainingSpec) -> bool:
+    """Whether a training left a model, or found nothing to learn from; raises where it has not finished."""
+    return bool(read_staged(trained.staging, trained.model, trained.settings).parts)
 
 
 def load_trained(spec: TrainingSpec) -> SequenceModel:
@@ -136,26 +141,34 @@ def encode_all(
                 items += len(vectors[1])
                 writer.write_table(_to_table(spec, vectors))
     gathered = hvd.allgather_object((name, users, items), name="parts")
+    return _finish(spec, gathered, weights=digest_of(model), dim=model.items.embedding.embedding_dim + 1)
+
+
+def stage_nothing(spec: TrainingSpec) -> Staged:
+    """Stand for the vectors of a fold that no model was trained on: a manifest without parts."""
+    return _finish(spec, [], weights="", dim=0)
+
+
+def _finish(spec: TrainingSpec, gathered: Sequence[tuple[str, int, int]], *, weights: str, dim: int) -> Staged:
+    """What was staged, of each part its name, users and items; rank 0 writes the manifest.
+
+    It removes what that does not name: parts of more ranks, vectors of earlier exports and trainings.
+    """
     staged = Staged(
         fold=spec.export.fold,
         model=spec.model,
         digest=spec.digest,
         settings=learned_settings(spec.settings, spec.model),
-        weights=digest_of(model),
-        dim=model.items.embedding.embedding_dim + 1,
+        weights=weights,
+        dim=dim,
         dtype="float32",
         parts={part: num_users + num_items for part, num_users, num_items in gathered},
         users=sum(part[1] for part in gathered),
         items=sum(part[2] for part in gathered),
         versions={"sequences": spec.export.version, "vocabulary": spec.export.vocabulary_version},
     )
-    if hvd.rank() == 0:
-        _finish(spec, staged)
-    return staged
-
-
-def _finish(spec: TrainingSpec, staged: Staged) -> None:
-    """Write the manifest, and remove what it does not name: parts of more ranks, vectors of earlier exports and trainings."""
+    if hvd.rank() > 0:
+        return staged
     for name in names_in(spec.staging):
         if name not in staged.parts:
             remove(f"{spec.staging}/{name}")
@@ -165,6 +178,7 @@ def _finish(spec: TrainingSpec, staged: Staged) -> None:
     for name in names_in(folder):
         if name.startswith(f"{kind}-") and f"{folder}/{name}" != spec.staging:
             remove(f"{folder}/{name}")
+    return staged
 
 
 def _user_vectors(spec: TrainingSpec, model: SequenceModel) -> Iterator[Vectors]:

@@ -140,10 +140,14 @@ def run_as_rank(model: str, settings: Settings) -> None:
 def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progress]) -> Figures:
     """Figures of the main fold's training; its validation metric is left out, because it is not to be reported."""
     spec, progress = specs[-1], progresses[-1]
+    of_folds = [(one.export.fold, progress) for one, progress in zip(specs, progresses, strict=True)]
+    left_out = [fold for fold, progress in of_folds if not progress.epochs]
+    oldest, first = next((fold, progress) for fold, progress in of_folds if progress.epochs)
     goes_on_from = progress.goes_on_from
-    if spec.earlier and specs[0].start_from is not None:
-        goes_on_from += f"; {specs[0].export.fold} from {progresses[0].goes_on_from}"
+    if spec.earlier and first is not progress and specs[0].start_from is not None:
+        goes_on_from += f"; {oldest} from {first.goes_on_from}"
     return {
+        **({"nothing to learn from": ", ".join(left_out)} if left_out else {}),
         "epochs": f"{progress.last} of {spec.epochs} (best {progress.best})",
         "goes_on_from": goes_on_from,
         "loss": " ".join(f"{epoch.loss:.3f}" for epoch in progress.epochs),

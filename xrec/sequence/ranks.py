@@ -13,14 +13,15 @@ from horovod.common.exceptions import HorovodInternalError
 
 from xrec.config import Tuning
 from xrec.features.sequence_files import Staged
-from xrec.sequence.encode import encode_all, encoder_of, load_trained
+from xrec.sequence.encode import encode_all, encoder_of, has_model, load_trained, stage_nothing
 from xrec.sequence.int8 import check_int8
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec, Trial
-from xrec.sequence.trainer import Say, Trainer
+from xrec.sequence.trainer import NothingToLearnError, Say, Trainer
 from xrec.sequence.tuning import tune
 from xrec.sequence.validation import Scores
+from xrec.storage.files import remove
 
 _SAID = 300
 """Characters of Horovod's own message that are passed on: after its first sentences it guesses."""
@@ -29,7 +30,8 @@ _SAID = 300
 def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Progress]:
     """Train and encode one fold after the other; every rank calls this, and rank 0 reports.
 
-    A run that is killed leaves its trainings open: the same run again resumes each where it was.
+    A run that is killed leaves its trainings open: the same run again resumes each where it was. An older fold that holds nothing
+    to learn from is left out: it has no epochs and no vectors, and later folds go on from those before it.
 
     Parameters
     ----------
@@ -40,11 +42,23 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
     ------
     LostRankError
         Another rank ended, or gave no answer in time.
+    NothingToLearnError
+        The last fold holds no target.
     """
     with _joined(specs[0], journal) as (device, say):
         trained, learned = [], None
-        for spec in specs:
-            trainer = Trainer(spec, device, say, learned if spec.earlier else None)
+        left_out: list[str] = []
+        progresses: list[Progress] = []
+        for planned in specs:
+            spec = planned.without(left_out, specs[0])
+            try:
+                trainer = Trainer(spec, device, say, learned if spec.earlier else None)
+            except NothingToLearnError as error:
+                if planned is specs[-1]:
+                    raise
+                progresses.append(_leave_out(spec, say, f"{error}"))
+                left_out.append(spec.export.fold)
+                continue
             progress = trainer.run()
             learned = trainer.learned()
             encoder = encoder_of(spec, trainer.model)
@@ -53,9 +67,10 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
             staged = encode_all(spec, trainer.model, encoder, trainer.vocabulary)
             say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
             trained.append((trainer, progress))
+            progresses.append(progress)
         for trainer, progress in trained:
             trainer.close(progress)
-        return [progress for _, progress in trained]
+        return progresses
 
 
 def encode_changed(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Staged]:
@@ -65,6 +80,10 @@ def encode_changed(specs: Sequence[TrainingSpec], journal: str | None = None) ->
         for spec in specs:
             started = time.perf_counter()
             assert spec.trained_on is not None
+            if spec is not specs[-1] and not has_model(spec.trained_on):
+                encoded.append(stage_nothing(spec))
+                say(f"{spec.model} {spec.export.fold}: left out, as {spec.export.trained_on} had nothing to learn from")
+                continue
             model = load_trained(spec).to(device)
             staged = encode_all(spec, model, encoder_of(spec.trained_on, model))
             encoded.append(staged)
@@ -78,6 +97,15 @@ def tune_one(spec: TrainingSpec, tuning: Tuning, journal: str | None = None) -> 
     """Search the settings of a training; as :func:`train_all` is called."""
     with _joined(spec, journal) as (device, say):
         return tune(spec, tuning, device, say)
+
+
+def _leave_out(spec: TrainingSpec, say: Say, why: str) -> Progress:
+    """Nothing trained, nothing staged, and nothing that an earlier run left."""
+    say(f"{spec.model} {spec.export.fold}: left out, because nothing can be trained there; {why}")
+    if hvd.rank() == 0:
+        remove(spec.checkpoint)
+    stage_nothing(spec)
+    return Progress(digest=spec.lineage, version=spec.export.version)
 
 
 def _describe_encoder(spec: TrainingSpec, encoder: Scores | None, model: Scores | None) -> str:

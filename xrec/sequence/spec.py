@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xrec.config import Settings
@@ -112,6 +112,11 @@ class TrainingSpec:
             artifacts=artifacts,
         )
         return cls(model=model, export=export, settings=settings, artifacts=artifacts, trained_on=trained)
+
+    def without(self, left_out: Collection[str], oldest: TrainingSpec) -> TrainingSpec:
+        """The same where some earlier folds have no model; after none that has one it starts as the ``oldest`` would."""
+        earlier = tuple(fold for fold in self.earlier if fold not in left_out)
+        return replace(self, earlier=earlier, start_from=self.start_from if earlier else oldest.start_from)
 
     @property
     def epochs(self) -> int:

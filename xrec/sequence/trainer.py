@@ -46,11 +46,23 @@ class TrainingError(ValueError):
     """A training that cannot go on; the message says why and what to do."""
 
 
+class NothingToLearnError(TrainingError):
+    """A fold without events to learn from."""
+
+
 class Trainer:
     """One training on this rank; all ranks make the same calls in the same order."""
 
     def __init__(self, spec: TrainingSpec, device: torch.device, say: Say, learned: Learned | None = None) -> None:
-        """Prepare a training that goes on from what an earlier fold ``learned``, or starts as its spec says."""
+        """Prepare a training that goes on from what an earlier fold ``learned``, or starts as its spec says.
+
+        Raises
+        ------
+        NothingToLearnError
+            The fold holds no target; all ranks find so.
+        """
+        if not spec.export.can_train:
+            raise NothingToLearnError(nothing_to_learn_from(spec))
         self.spec = spec
         self.sequence = spec.settings.sequence
         self.seed = spec.settings.seed
@@ -63,7 +75,7 @@ class Trainer:
         self.vocabulary = Vocabulary.read(spec)
         self.targets = TargetDistribution.count(self.train_shards, self.vocabulary, self.sequence)
         if not self.targets.probabilities.any():
-            raise TrainingError(nothing_to_learn_from(spec))
+            raise NothingToLearnError(nothing_to_learn_from(spec))
         competes_V = torch.from_numpy(self.vocabulary.category_V >= 0)
         self.loss = Loss.choose(self.sequence, self.targets.probabilities, competes_V, device)
         self.teacher = Teacher.load(spec, self.loss.q_V, device) if spec.teacher else None
