@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from sequence_world import FOLD, settings_at, spec_of, write_world
 from xrec.config import Settings
 from xrec.features.sequence_files import TRAIN, read_staged, training_digest
+from xrec.sequence import ranks
 from xrec.sequence.checkpoint import epoch_file
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder
@@ -24,7 +27,7 @@ from xrec.sequence.progress import Epoch, Progress, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import LaunchError, TrainingSpec
 from xrec.sequence.trained_on import StartError, TrainedOn
-from xrec.sequence.trainer import NothingToLearnError
+from xrec.sequence.trainer import NothingToLearnError, Trainer
 from xrec.sequence.tuning import space_of
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned, check_sizes
@@ -76,6 +79,26 @@ def test_a_later_fold_goes_on_from_the_one_before(tmp_path: Path) -> None:
     assert describe_training(specs, [first, second])["goes_on_from"] == f"{FOLD}, which knows 60 of 60 items"
     fresh = TrainingSpec.plan("gru", [FOLD, FOLD], settings_at(tmp_path, epochs=4, epochs_more=0))
     assert [(spec.earlier, spec.epochs) for spec in fresh] == [((), 4), ((), 4)]
+
+
+def test_a_training_is_let_go_of_before_the_next_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model, gradients, optimizer and item vectors of one fold at a time, not of all that came before."""
+    settings = settings_at(tmp_path, epochs=1, epochs_more=1)
+    write_world(tmp_path, settings, num_users=60)
+    begun: list[weakref.ref[Trainer]] = []
+    alive: list[int] = []
+
+    class Watched(Trainer):
+        def __init__(self, *arguments: Any) -> None:
+            gc.collect()
+            alive.append(sum(one() is not None for one in begun))
+            super().__init__(*arguments)
+            begun.append(weakref.ref(self))
+
+    monkeypatch.setattr(ranks, "Trainer", Watched)
+    specs = TrainingSpec.plan("gru", [FOLD, FOLD, FOLD], settings)
+    assert [progress.closed for progress in train_all(specs)] == [True, True, True]
+    assert alive == [0, 0, 0]
 
 
 def test_an_older_fold_without_anything_to_learn_from_is_left_out(

@@ -40,7 +40,7 @@ from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.models import SequenceModel
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.states import states_of
-from xrec.sequence.trainer import Trainer
+from xrec.sequence.trainer import Trainer, close
 from xrec.sequence.tuning import with_settings
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.storage.files import exists
@@ -100,7 +100,7 @@ def trained(spec: TrainingSpec) -> Mapping[str, SequenceModel]:
         if name == "small, distilled":
             own = replace(own, teacher=f"{spec.artifacts}/large")
         trainer = Trainer(own, torch.device("cpu"), lambda line, name=name: print(f"{name}: {line}", flush=True))  # type: ignore[misc]
-        trainer.close(trainer.run())
+        close(own, trainer.run())
         encoders[name] = trainer.model.eval()
         serving = {
             "int8": {"encoder": "int8"},

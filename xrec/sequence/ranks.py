@@ -18,9 +18,10 @@ from xrec.sequence.int8 import check_int8
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, TrainingSpec, Trial
-from xrec.sequence.trainer import NothingToLearnError, Say, Trainer
+from xrec.sequence.trainer import NothingToLearnError, Say, Trainer, close
 from xrec.sequence.tuning import tune
 from xrec.sequence.validation import Scores
+from xrec.sequence.warm_start import Learned
 from xrec.storage.files import remove
 
 _SAID = 300
@@ -46,31 +47,35 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
         The last fold holds no target.
     """
     with _joined(specs[0], journal) as (device, say):
-        trained, learned = [], None
+        learned: Learned | None = None
         left_out: list[str] = []
         progresses: list[Progress] = []
         for planned in specs:
             spec = planned.without(left_out, specs[0])
             try:
-                trainer = Trainer(spec, device, say, learned if spec.earlier else None)
+                progress, learned = _train_one(spec, device, say, learned if spec.earlier else None)
             except NothingToLearnError as error:
                 if planned is specs[-1]:
                     raise
-                progresses.append(_leave_out(spec, say, f"{error}"))
+                progress = _leave_out(spec, say, f"{error}")
                 left_out.append(spec.export.fold)
-                continue
-            progress = trainer.run()
-            learned = trainer.learned()
-            encoder = encoder_of(spec, trainer.model)
-            if encoder is not trainer.model:
-                say(_describe_encoder(spec, trainer.score(encoder), trainer.score(trainer.model)))
-            staged = encode_all(spec, trainer.model, encoder, trainer.vocabulary)
-            say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
-            trained.append((trainer, progress))
             progresses.append(progress)
-        for trainer, progress in trained:
-            trainer.close(progress)
+        for spec, progress in zip(specs, progresses, strict=True):
+            if progress.epochs:
+                close(spec, progress)
         return progresses
+
+
+def _train_one(spec: TrainingSpec, device: torch.device, say: Say, learned: Learned | None) -> tuple[Progress, Learned]:
+    """Train and encode one fold; what else the training held is let go of: memory is that of one fold, however many there are."""
+    trainer = Trainer(spec, device, say, learned)
+    progress = trainer.run()
+    encoder = encoder_of(spec, trainer.model)
+    if encoder is not trainer.model:
+        say(_describe_encoder(spec, trainer.score(encoder), trainer.score(trainer.model)))
+    staged = encode_all(spec, trainer.model, encoder, trainer.vocabulary)
+    say(f"{spec.model} {spec.export.fold}: {staged.users:,} users and {staged.items:,} items encoded")
+    return progress, trainer.learned()
 
 
 def encode_changed(specs: Sequence[TrainingSpec], journal: str | None = None) -> list[Staged]:

@@ -290,11 +290,12 @@ class Trainer:
             group["lr"] = self.sequence.learning_rate * schedule(step, num_steps)
         self.optimizer.step()
 
-    def close(self, progress: Progress) -> None:
-        """Mark the training as finished for good; a later run trains again."""
-        progress.closed = True
-        if hvd.rank() == 0:
-            save_progress(self.spec.checkpoint, progress)
+
+def close(spec: TrainingSpec, progress: Progress) -> None:
+    """Mark a training as finished for good; a later run trains again."""
+    progress.closed = True
+    if hvd.rank() == 0:
+        save_progress(spec.checkpoint, progress)
 
 
 def nothing_to_learn_from(spec: TrainingSpec) -> str:
