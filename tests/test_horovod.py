@@ -185,6 +185,47 @@ def test_a_rank_that_answers_no_more_ends_the_training_in_time(tmp_path: Path) -
     assert "Horovod says: " in text
 
 
+HELD_UP = """
+import time
+import horovod.torch as hvd
+from xrec.runs.training import main
+from xrec.sequence.trainer import Trainer
+
+train_epoch = Trainer.train_epoch
+
+def train_or_wait(self, epoch, num_steps):
+    if hvd.rank() == 1 and epoch == 2:
+        time.sleep(600)
+    return train_epoch(self, epoch, num_steps)
+
+Trainer.train_epoch = train_or_wait
+main("gru")
+"""
+
+
+def test_a_rank_that_is_held_up_ends_the_training_in_time(tmp_path: Path) -> None:
+    """Its process lives, and Horovod's thread in it answers."""
+    settings = settings_at(tmp_path, epochs=500, patience=500)
+    write_world(tmp_path, settings)
+    (tmp_path / "held_up.py").write_text(HELD_UP)
+    override = ("sequence.num_processes=2", "sequence.answer_timeout=4")
+    command = [sys.executable, str(tmp_path / "held_up.py"), *job("gru", tmp_path, *override)[2:]]
+    ran = subprocess.run(
+        [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert ran.returncode != 0
+    text = ran.stdout + ran.stderr
+    assert "gave no answer within sequence.answer_timeout=4 s" in text
+    assert "the same command goes on after the last epoch that ended" in text
+    progress = load_progress(spec_of("gru", settings).checkpoint)
+    assert progress is not None
+    assert progress.last == 1
+
+
 def ranks_of(parent: int, name: str) -> list[psutil.Process]:
     """The Python processes below one that have a name in their command line, oldest first."""
     found = []

@@ -53,7 +53,9 @@ class Sequence(Frozen):
     start_timeout: Count = 300
     """Seconds to wait until all processes have started."""
     answer_timeout: Count = 300
-    """Seconds that a process waits for another one, as at the end of an epoch, before the training ends with an error."""
+    """Seconds that a process waits for another one, which has ended, answers no more or is held up, before the training ends with \
+an error. Its own work counts too: process 0 alone writes each epoch's checkpoint and looks an unfinished training through, and a \
+slower machine encodes its users for longer; set more where such takes minutes."""
     objective: Literal["new_categories", "next_event"] = "new_categories"
     """What a state learns to foretell: new_categories: what the user buys later within the window of categories that he has not \
 bought from by then, among the items of such categories alone, which is what the lists ask; next_event: his next event, among all \

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
+from horovod.torch import functions, mpi_ops
 
 from xrec.config import Tuning
 from xrec.features.sequence_files import Staged
@@ -139,7 +142,8 @@ def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.dev
         device = _device()
         if sequence.encoder == "int8":
             check_int8(device)
-        yield device, _say_nothing if rank else Journal(journal).say if journal else _print
+        with _answers_within(sequence.answer_timeout):
+            yield device, _say_nothing if rank else Journal(journal).say if journal else _print
     except HorovodInternalError as error:
         raise LostRankError(
             f"{spec.model}, process {rank}: another process of the training ended, or gave no answer within "
@@ -148,6 +152,30 @@ def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.dev
         ) from None
     finally:
         hvd.shutdown()
+
+
+@contextmanager
+def _answers_within(seconds: int) -> Iterator[None]:
+    """Within the context a wait for other ranks is an error after so many seconds, also where these live but are held up.
+
+    Horovod's thread answers for a rank that sleeps or waits for a disk, so that its own time-out never comes, and its stall check
+    misses nobody under Gloo, whose list of ranks has length 0 (0.28.1: ``global_ranks_`` is reserved and never sized).
+    """
+    wait = mpi_ops.synchronize
+
+    def wait_so_long(handle: Any) -> Any:
+        try:
+            return waiting.submit(wait, handle).result(seconds)
+        except TimeoutError:
+            raise HorovodInternalError(f"what was sent got no answer for {seconds} s") from None
+
+    waiting = ThreadPoolExecutor(1)
+    mpi_ops.synchronize = functions.synchronize = wait_so_long
+    try:
+        yield
+    finally:
+        mpi_ops.synchronize = functions.synchronize = wait
+        waiting.shutdown(wait=False)
 
 
 def _device() -> torch.device:
