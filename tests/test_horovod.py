@@ -15,12 +15,14 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pyspark.sql import SparkSession
 
 from sequence_world import FOLD, NUM_COLD, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
 from xrec.features.sequence_files import read_staged
 from xrec.features.staged_vectors import find_staged, read_vectors
+from xrec.sequence import exchange
 from xrec.sequence.launch import _run_in_tasks, _train
 from xrec.sequence.progress import Progress, load_progress
 from xrec.sequence.ranks import train_all
@@ -271,6 +273,59 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert losses(resumed)[: killed.last] == losses(killed)
     undisturbed = train_all([spec])[0]
     np.testing.assert_allclose(losses(resumed), losses(undisturbed), rtol=1e-3)
+
+
+class Built:
+    """What Horovod says of itself on rank ``local_rank`` of two on one machine."""
+
+    Sum = "sum"
+
+    def __init__(self, *, nccl: bool, local_rank: int = 1) -> None:
+        self.nccl_built = lambda: nccl
+        self.local_rank = lambda: local_rank
+        self.size = self.local_size = lambda: 2
+        self.handed: list[torch.Tensor] = []
+
+    def grouped_allreduce_(self, tensors: list[torch.Tensor], op: str, name: str) -> None:
+        self.handed += tensors
+        for tensor in tensors:
+            tensor.mul_(2)
+
+    def broadcast_parameters(self, tensors: dict[str, torch.Tensor], root_rank: int) -> None:
+        self.handed += tensors.values()
+        for name, tensor in tensors.items():
+            tensor.fill_(len(name))
+
+
+def test_horovod_is_handed_what_it_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's tensors by copies where it was built without NCCL; here their values lie in the host's memory too."""
+    for nccl in (True, False):
+        monkeypatch.setattr(exchange, "hvd", Built(nccl=nccl))
+        assert exchange.goes_through_host(torch.device("cuda", 0)) == (not nccl)
+        assert not exchange.goes_through_host(torch.device("cpu"))
+    for is_out_of_reach in (False, True):
+        monkeypatch.setattr(exchange, "hvd", built := Built(nccl=False))
+        monkeypatch.setattr(exchange, "goes_through_host", lambda device, answer=is_out_of_reach: answer)
+        tensors = [torch.ones(2, 3), torch.tensor(5.0)]
+        exchange.sum_over_ranks(tensors, name="gradients")
+        assert [tensor.sum().item() for tensor in tensors] == [12, 10]
+        named = {"a": tensors[0], "weights": tensors[1]}
+        exchange.share_first(named)
+        assert [tensor.sum().item() for tensor in tensors] == [6, 7]
+        given = [any(one is tensor for tensor in tensors) for one in built.handed]
+        assert given == [not is_out_of_reach] * 4
+    monkeypatch.setattr(Built, "grouped_allreduce_", None)
+    built.size = lambda: 1
+    exchange.sum_over_ranks(tensors, name="gradients")
+
+
+def test_processes_share_a_gpu_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "hvd", Built(nccl=False))
+    assert [str(exchange.choose_device(num)) for num in (0, 1, 2)] == ["cpu", "cuda:0", "cuda:1"]
+    monkeypatch.setattr(exchange, "hvd", Built(nccl=True))
+    assert [str(exchange.choose_device(num)) for num in (0, 2)] == ["cpu", "cuda:1"]
+    with pytest.raises(LaunchError, match=r"found 2 processes on a machine of 1 GPUs, expected at most one a GPU"):
+        exchange.choose_device(1)
 
 
 def test_an_unfinished_training_of_other_settings_is_not_resumed(

@@ -17,6 +17,7 @@ from horovod.torch import functions, mpi_ops
 from xrec.config import Tuning
 from xrec.features.sequence_files import Staged
 from xrec.sequence.encode import encode_all, encoder_of, has_model, load_trained, stage_nothing
+from xrec.sequence.exchange import choose_device
 from xrec.sequence.int8 import check_int8
 from xrec.sequence.journal import Journal
 from xrec.sequence.progress import Progress
@@ -139,7 +140,9 @@ def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.dev
             )
         threads = sequence.threads or max(1, _num_cores() // hvd.local_size())
         torch.set_num_threads(threads)
-        device = _device()
+        device = choose_device(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if sequence.encoder == "int8":
             check_int8(device)
         with _answers_within(sequence.answer_timeout):
@@ -176,14 +179,6 @@ def _answers_within(seconds: int) -> Iterator[None]:
     finally:
         mpi_ops.synchronize = functions.synchronize = wait
         waiting.shutdown(wait=False)
-
-
-def _device() -> torch.device:
-    """The rank's own GPU where there is one."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_device(hvd.local_rank())
-    return torch.device("cuda", hvd.local_rank())
 
 
 def _num_cores() -> int:

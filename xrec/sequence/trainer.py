@@ -19,6 +19,7 @@ from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import find_progress, load_tensors, newest_undamaged, save_epoch
 from xrec.sequence.distillation import Teacher
 from xrec.sequence.dropout import seed_dropout
+from xrec.sequence.exchange import share_first, sum_over_ranks
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
@@ -169,7 +170,7 @@ class Trainer:
         if progress.last:
             self._restore(progress.last)
         else:
-            hvd.broadcast_parameters(self._tensors(), root_rank=0)
+            share_first(self._tensors())
         return progress
 
     def _resume_or_clear(self, fresh: Progress) -> Progress:
@@ -206,7 +207,7 @@ class Trainer:
         if hvd.rank() == 0:
             for name, saved in load_tensors(self.spec.checkpoint, epoch).items():
                 tensors[name].copy_(saved)
-        hvd.broadcast_parameters(tensors, root_rank=0)
+        share_first(tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state by name; writing into them changes the training."""
@@ -281,8 +282,8 @@ class Trainer:
         """Sum the gradients over the ranks, divide by the weight of all their targets, and step."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         weight = sums[1:].clone()
+        sum_over_ranks(gradients, name="gradients")
         if hvd.size() > 1:
-            hvd.grouped_allreduce_(gradients, op=hvd.Sum, name="gradients")
             weight = hvd.allreduce(weight, op=hvd.Sum, name="weight")
         torch._foreach_div_(gradients, max(float(weight), 1e-9))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
