@@ -78,8 +78,13 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     _, after = searched(tmp_path, 5)
     assert after[:3] == before
     assert len(after) == 5
+    assert len({json.dumps(trial.settings) for trial in after}) == 5, "nothing is tried again"
     kept = tmp_path / "_artifacts" / "tuning" / "gru.json"
     values = json.loads(kept.read_text())
+    assert 0 < values["seconds"] < 3600
+    kept.write_text(json.dumps({**values, "seconds": 3600.0}))
+    _, late = searched(tmp_path, 6, minutes=60)
+    assert late == after, "the time of before counts"
     kept.write_text(json.dumps({**values, "of": "other data"}))
     _, fresh = searched(tmp_path, 1)
     assert len(fresh) == 1, "trials of other data are no guide"

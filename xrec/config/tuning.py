@@ -15,4 +15,4 @@ class Tuning(Frozen):
     trials: Count = 20
     """Trainings, those of an unfinished search included."""
     minutes: Positive = 120.0
-    """Minutes after which no training but the first begins."""
+    """Minutes after which no training but the first begins, those of an unfinished search's trials included."""

@@ -99,6 +99,7 @@ class Study:
     of: str
     """What all trials have in common: data and settings."""
     started: float
+    """When it would have begun if it had never been cut off, by :func:`time.monotonic`."""
     trials: list[Trial]
     asked: optuna.Trial | None = None
 
@@ -106,20 +107,23 @@ class Study:
     def open(cls, spec: TrainingSpec, tuning: Tuning) -> Study:
         """A study that knows the trials of an unfinished search of the same data and settings."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = spec.settings.seed % 2**32
+        space, kept_at = space_of(spec.settings.sequence), f"{spec.artifacts}/tuning/{spec.model}.json"
+        of = f"{spec.export.fold} {spec.export.version} {spec.digest}"
+        kept = read_json(kept_at) if exists(kept_at) else {}
+        if kept.get("of") != of:
+            kept = {}
+        trials = [Trial(**trial) for trial in kept.get("trials", ())]
+        # What was drawn before is not drawn again.
+        seed = (spec.settings.seed + len(trials)) % 2**32
         study = optuna.create_study(
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=2),
         )
-        space, kept_at = space_of(spec.settings.sequence), f"{spec.artifacts}/tuning/{spec.model}.json"
-        of = f"{spec.export.fold} {spec.export.version} {spec.digest}"
-        kept = read_json(kept_at) if exists(kept_at) else {}
-        trials = [Trial(**trial) for trial in kept.get("trials", ())] if kept.get("of") == of else []
         study.add_trials([_as_optuna(trial, space) for trial in trials])
         if not trials:
             study.enqueue_trial({name: getattr(spec.settings.sequence, name) for name in space})
-        started = time.monotonic()
+        started = time.monotonic() - kept.get("seconds", 0.0)
         return cls(study=study, space=space, tuning=tuning, kept_at=kept_at, of=of, started=started, trials=trials)
 
     def propose(self) -> dict[str, Any] | None:
@@ -148,7 +152,8 @@ class Study:
             self.study.tell(self.asked, trial.ndcg)
         else:
             self.study.tell(self.asked, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
-        write_json(self.kept_at, {"of": self.of, "trials": [dataclasses.asdict(one) for one in self.trials]})
+        spent, trials = time.monotonic() - self.started, [dataclasses.asdict(one) for one in self.trials]
+        write_json(self.kept_at, {"of": self.of, "seconds": spent, "trials": trials})
         return f"trial {len(self.trials)} of {self.tuning.trials}: {trial}"
 
 
