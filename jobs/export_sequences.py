@@ -16,7 +16,7 @@ from xrec.features.changed_users import (
     take_vocabulary,
     trained_exports,
 )
-from xrec.features.item_content import cold_shares, content_of
+from xrec.features.item_content import cold_shares, content_of, offered_then
 from xrec.features.sequence_export import (
     build_vocabulary,
     build_windows,
@@ -50,6 +50,7 @@ def run(context: StageContext) -> Figures:
             num_buckets=context.settings.num_buckets,
             vectors=given_vectors(tables, fold, sequence),
             content=content_of(items, sequence, tables.read("interactions", fold=fold)),
+            offered=offered_then(context.settings.catalogue, tables.read("interactions", fold=fold)),
         )
         for fold in folds
     ]

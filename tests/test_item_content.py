@@ -11,8 +11,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Sequence
-from xrec.features.item_content import MAX_DEPTH, MAX_WORDS, PRICE_LEVELS, cold_shares, content_of, price_levels
+from xrec.config import Catalogue, Sequence
+from xrec.config.inputs import File
+from xrec.features.item_content import (
+    MAX_DEPTH,
+    MAX_WORDS,
+    PRICE_LEVELS,
+    cold_shares,
+    content_of,
+    offered_then,
+    price_levels,
+)
 from xrec.features.sequence_export import build_vocabulary, check_vocabulary
 from xrec.features.sequence_files import NUM_HASHES
 from xrec.sequence.content import Content
@@ -124,6 +133,27 @@ def test_items_without_history_follow_with_tokens_below_zero(
         "category_code int, vector array<float>, words array<int>, paths array<int>",
     )
     assert check_vocabulary(vocabulary, ["f"], sequence) == {"f": 2}, "cold items are none of the vocabulary"
+
+
+@pytest.mark.spark
+def test_a_fold_knows_no_item_that_the_log_named_later(
+    spark: SparkSession, items: DataFrame, bought: DataFrame
+) -> None:
+    """``items`` is of the whole log: nobody had item 2 before as-of. A catalogue's file may have had it."""
+    sequence = Sequence(item_content=("text", "path"), min_buyers=2)
+    events = events_of(spark, [(0, 0, 0), (1, 0, 0), (0, 1, 1)])
+    eligible = items.select(C.ITEM_IDX, F.lit(0).alias(C.CATEGORY_CODE))
+    content = content_of(items, sequence, bought)
+
+    def cold(catalogue: Catalogue) -> set[int]:
+        offered = offered_then(catalogue, bought)
+        rows = build_vocabulary(
+            events, items, eligible, sequence, fold="f", num_buckets=3, content=content, offered=offered
+        )
+        return {row[C.ITEM_IDX] for row in rows.where(F.col(C.TOKEN) < 0).collect()}
+
+    assert cold(Catalogue(category=("c",))) == {1, 4, 5}
+    assert cold(Catalogue(category=("c",), file=File(path="x", format="csv"))) == {1, 2, 4, 5}
 
 
 @pytest.mark.spark

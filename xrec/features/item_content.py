@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import Sequence
+from xrec.config import Catalogue, Sequence
 from xrec.features.index import assign_dense_index
 from xrec.features.sequence_files import NUM_HASHES
 
@@ -71,8 +71,24 @@ def _hashes(words: Column) -> Column:
     return F.transform(words, lambda word: (F.pmod(F.xxhash64(word), F.lit(NUM_HASHES)) + 1).cast("int"))
 
 
-def cold_items(known: DataFrame, eligible: DataFrame, content: DataFrame, *, num_buckets: int) -> DataFrame:
-    """Items that may be recommended, are not ``known``, and have a word: ``item_idx``, ``token`` (-1, -2, ...) and the content."""
+def offered_then(catalogue: Catalogue, interactions: DataFrame) -> DataFrame | None:
+    """The items (``item_idx``) that a fold may know although hardly anybody had them; None: all.
+
+    Where the catalogue is columns of the log, an item is in it from its first event on: those of the fold's ``interactions``. A
+    file says of no item since when it is sold.
+    """
+    return None if catalogue.file is not None else interactions.select(C.ITEM_IDX).distinct()
+
+
+def cold_items(
+    known: DataFrame, eligible: DataFrame, content: DataFrame, *, num_buckets: int, offered: DataFrame | None = None
+) -> DataFrame:
+    """Items that may be recommended, are not ``known``, and have a word: ``item_idx``, ``token`` (-1, -2, ...) and the content.
+
+    Only those ``offered``, if that is given (:func:`offered_then`).
+    """
+    if offered is not None:
+        eligible = eligible.join(offered, C.ITEM_IDX, how="left_semi")
     described = content.where((F.size(C.WORDS) > 0) | (F.size(C.PATHS) > 0))
     cold = eligible.join(known.select(C.ITEM_IDX), C.ITEM_IDX, how="left_anti").join(described, C.ITEM_IDX, how="inner")
     indexed = assign_dense_index(cold, key=C.ITEM_IDX, index=C.TOKEN, num_buckets=num_buckets)

@@ -69,6 +69,7 @@ def build_vocabulary(
     num_buckets: int,
     vectors: DataFrame | None = None,
     content: DataFrame | None = None,
+    offered: DataFrame | None = None,
 ) -> DataFrame:
     """One fold's events to its ``vocabulary``: items with enough distinct users, with tokens from 1 without gaps.
 
@@ -84,6 +85,8 @@ def build_vocabulary(
         Those of :func:`given_vectors`; None: none.
     content
         Rows of :func:`xrec.features.item_content.content_of`; None: none.
+    offered
+        Those of :func:`xrec.features.item_content.offered_then`, without which no item follows; None: any may.
     """
     counts = training_events.groupBy(C.ITEM_IDX).agg(
         F.countDistinct(C.USER_IDX).cast("int").alias(C.NUM_BUYERS), F.count("*").cast("int").alias(C.NUM_EVENTS)
@@ -107,8 +110,8 @@ def build_vocabulary(
         nothing = F.lit(None).cast("array<int>")
         rows = known.withColumns({C.WORDS: nothing, C.PATHS: nothing}).select(*columns)
     else:
-        cold = cold_items(bought, eligible, content, num_buckets=num_buckets).join(counts, C.ITEM_IDX, how="left")
-        cold = cold.fillna(0, [C.NUM_BUYERS, C.NUM_EVENTS])
+        cold = cold_items(bought, eligible, content, num_buckets=num_buckets, offered=offered)
+        cold = cold.join(counts, C.ITEM_IDX, how="left").fillna(0, [C.NUM_BUYERS, C.NUM_EVENTS])
         cold = cold.withColumn(C.VECTOR, F.lit(None).cast("array<float>")).select(*columns)
         rows = known.join(content, C.ITEM_IDX, how="left").select(*columns).unionByName(cold)
     ids = items.select(C.ITEM_IDX, C.ITEM_ID)
