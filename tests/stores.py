@@ -14,8 +14,13 @@ class Renaming(LocalFileSystem):
     protocol = "renaming"
 
     @classmethod
+    def url(cls, path: Any) -> str:
+        """A local path as one of the store's bucket."""
+        return f"{cls.protocol}://bucket{path}"
+
+    @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        return super()._strip_protocol(str(path).removeprefix(f"{cls.protocol}://"))
+        return super()._strip_protocol(str(path).removeprefix(cls.url("")))
 
     def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
         if self.exists(path2):

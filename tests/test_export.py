@@ -41,7 +41,7 @@ from xrec.features.sequence_files import (
     write_staged,
 )
 from xrec.features.staged_vectors import find_staged
-from xrec.storage.files import FilesError, absolute, count_rows, data_files, read_json, write_bytes
+from xrec.storage.files import FilesError, absolute, count_rows, data_files, for_spark, read_json, write_bytes
 from xrec.storage.tables import Tables
 
 START = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -462,10 +462,19 @@ def test_a_file_is_written_whole_and_a_bad_one_is_named(tmp_path: Path) -> None:
     assert absolute("s3a://bucket/x/") == "s3a://bucket/x"
 
 
+def test_databricks_file_system_is_a_folder_to_all_but_spark() -> None:
+    assert [absolute(location) for location in ("dbfs:/a/b/", "dbfs:///a/b")] == ["/dbfs/a/b"] * 2
+    assert [for_spark(location) for location in ("/dbfs/a/b", "/dbfs2/a", "s3a://dbfs/a")] == [
+        "dbfs:/a/b",
+        "/dbfs2/a",
+        "s3a://dbfs/a",
+    ]
+
+
 def test_a_store_that_renames_keeps_the_old_file_until_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    location = f"renaming://{tmp_path}/a/b.json"
+    location = Renaming.url(tmp_path / "a" / "b.json")
     for content in (b"1", b"2"):
         write_bytes(location, content)
         assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sequence_world import COLD_SHARE, FOLD, NUM_COLD, NUM_TASTES, VOCABULARY, settings_at, spec_of, write_world
+from stores import Renaming
 from xrec import columns as C
 from xrec.config import Sequence
 from xrec.features.sequence_files import ContractMismatchError, read_staged
@@ -367,6 +368,15 @@ def test_the_order_depends_on_seed_epoch_and_shard_only(world: Any) -> None:
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(1, 1)
+
+
+def test_a_store_that_only_fsspec_knows_is_read_like_the_disk(world: Any) -> None:
+    _, export = world
+    shard = Shard.find(export, "train", 0)
+    elsewhere = dataclasses.replace(shard, files=[Renaming.url(file) for file in shard.files])
+    found, expected = (Windows.concatenate(list(one.read())) for one in (elsewhere, shard))
+    for field in dataclasses.fields(Windows):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
 def test_a_reader_names_what_breaks_the_contract(world: Any) -> None:

@@ -15,7 +15,7 @@ from xrec.features.sequence_files import (
     staging_location,
     training_digest,
 )
-from xrec.storage.files import absolute, count_rows, exists
+from xrec.storage.files import absolute, count_rows, exists, for_spark
 from xrec.storage.tables import rows_from
 
 
@@ -46,7 +46,7 @@ def read_vectors(spark: SparkSession, folder: str, staged: Staged) -> DataFrame:
     """Rows of ``vectors``, none where the manifest names no part; reading fails on a vector whose length is not the manifest's."""
     if not staged.parts:
         return rows_from(spark, "vectors", [])
-    rows = spark.read.parquet(*[f"{folder}/{name}" for name in staged.parts])
+    rows = spark.read.parquet(*[for_spark(f"{folder}/{name}") for name in staged.parts])
     vector = F.when(F.size(C.VECTOR) == staged.dim, F.col(C.VECTOR)).otherwise(
         F.raise_error(F.lit(f"{folder}: a vector's length is not {staged.dim}, as its manifest says; train again"))
     )

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Als
 from xrec.evaluation.folds import Fold
+from xrec.storage.files import for_spark
 
 MODEL = "als"
 
@@ -69,7 +70,7 @@ def train_als(
         raise AlsError(
             f"fold '{fold.name}': no item has als.min_buyers ({als.min_buyers}) users, expected at least one; lower als.min_buyers"
         )
-    training_events.sparkSession.sparkContext.setCheckpointDir(checkpoints)
+    training_events.sparkSession.sparkContext.setCheckpointDir(for_spark(checkpoints))
     model = ALS(
         userCol=C.USER_IDX,
         itemCol=C.ITEM_IDX,

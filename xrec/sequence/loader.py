@@ -13,10 +13,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import fsspec
 import numpy as np
 from numpy.typing import NDArray
 from petastorm import make_batch_reader
+from pyarrow.filesystem import DaskFileSystem
 
 from xrec import columns as C
 from xrec.features.sequence_files import ContractMismatchError, Export
@@ -182,6 +185,7 @@ def _row_groups(files: list[str], columns: list[str]) -> Iterator[dict[str, NDAr
             reader_pool_type="dummy",
             shuffle_row_groups=False,
             num_epochs=1,
+            filesystem=_store_of(files[0]),
         )
     try:
         while True:
@@ -194,6 +198,25 @@ def _row_groups(files: list[str], columns: list[str]) -> Iterator[dict[str, NDAr
         with _quiet():
             reader.stop()
             reader.join()
+
+
+class _Store(DaskFileSystem):  # type: ignore[misc]
+    """A store that fsspec knows, as pyarrow took one before: Petastorm asks for what pyarrow's newer interface no longer has."""
+
+    def isfile(self, path: str) -> bool:
+        """Whether there is a file."""
+        return bool(self.fs.isfile(path))
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a folder."""
+        return bool(self.fs.isdir(path))
+
+
+def _store_of(file: str) -> _Store | None:
+    """What Petastorm reads a file from; None: the local disk or HDFS, which it knows itself."""
+    if urlsplit(to_url(file)).scheme in ("file", "hdfs"):
+        return None
+    return _Store(fsspec.core.url_to_fs(file)[0])
 
 
 @contextlib.contextmanager

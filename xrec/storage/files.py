@@ -21,6 +21,9 @@ from deltalake.exceptions import DeltaError
 _OBJECT_STORES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory")
 """Schemes of stores without a rename, where it would be a copy."""
 
+_DBFS = "/dbfs"
+"""Where Databricks mounts its file system on every machine."""
+
 
 class FilesError(ValueError):
     """A file that is missing or is not what was written; the message names it and what to do."""
@@ -29,15 +32,28 @@ class FilesError(ValueError):
 def absolute(location: str) -> str:
     """A path that means the same in every process: a local one becomes absolute, a URL of another store stays.
 
+    What Databricks calls ``dbfs:/`` is a folder to all that is not Spark, for which :func:`for_spark` names it again.
+
     >>> absolute("s3a://bucket/xrec")
     's3a://bucket/xrec'
-    >>> absolute("file:/data/x")
-    '/data/x'
+    >>> absolute("file:/data/x"), absolute("dbfs:/data/x")
+    ('/data/x', '/dbfs/data/x')
     """
     parts = urlsplit(location)
     if parts.scheme == "file":
         return unquote(parts.path)
+    if parts.scheme == "dbfs":
+        return f"{_DBFS}{parts.path.rstrip('/')}"
     return location.rstrip("/") if parts.scheme else os.path.abspath(location)
+
+
+def for_spark(location: str) -> str:
+    """An :func:`absolute` location as Spark takes it.
+
+    >>> for_spark("/dbfs/data/x"), for_spark("/data/x")
+    ('dbfs:/data/x', '/data/x')
+    """
+    return f"dbfs:{location.removeprefix(_DBFS)}" if location.startswith(f"{_DBFS}/") else location
 
 
 def to_url(location: str) -> str:
@@ -158,8 +174,8 @@ def write_json(location: str, value: Any) -> None:
 
 
 def _for_delta_rs(table: str) -> str:
-    """Hadoop's and Databricks' names of object stores, as delta-rs knows them."""
-    for hadoop, plain in (("s3a://", "s3://"), ("s3n://", "s3://"), ("dbfs:/", "/dbfs/")):
+    """Hadoop's names of object stores, as delta-rs knows them."""
+    for hadoop, plain in (("s3a://", "s3://"), ("s3n://", "s3://")):
         if table.startswith(hadoop):
             return plain + table[len(hadoop) :]
     return absolute(table)

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
+from xrec.storage.files import for_spark
+
 
 class SharedRowsError(ValueError):
     """Rows that a task cannot read; the message names the folder and what to do."""
@@ -58,12 +60,12 @@ class SharedFolder:
     def share(self, rows: DataFrame) -> SharedRows:
         """Write rows, for as long as the folder lives."""
         target = f"{self._folder}/{secrets.token_hex(8)}"
-        rows.write.parquet(target)
+        rows.write.parquet(for_spark(target))
         return SharedRows(target)
 
     def keep(self, rows: DataFrame) -> DataFrame:
         """The same rows, written and read back: what is asked of them again begins with a scan, not with all that made them."""
-        return rows.sparkSession.read.schema(rows.schema).parquet(self.share(rows).folder)
+        return rows.sparkSession.read.schema(rows.schema).parquet(for_spark(self.share(rows).folder))
 
 
 @contextmanager
