@@ -52,7 +52,7 @@ def settings_for(path: Path | str, kind: str = "csv", *, options: dict[str, str]
             "storage": {"root": str(Path(path).parent / "warehouse")},
             "log": {"file": {"path": str(path), "format": kind, "options": options or {}}, **log},
             "weights": {"event_types": {"purchase": 1.0, "view": 0.1}},
-            "catalogue": {"category": "item"},
+            "catalogue": {"category": log["columns"]["item_id"]},
         }
     )
 
