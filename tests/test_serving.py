@@ -17,9 +17,10 @@ from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Evaluation, Ranking, Settings, load_settings
 from xrec.evaluation.folds import Fold
+from xrec.generators.sources import serving_sources, sources_of
 from xrec.ranking.blend import Choice, blend
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
-from xrec.ranking.rankers import rank_folds
+from xrec.ranking.rankers import RankerError, check_slots, rank_folds
 from xrec.ranking.serving import (
     JudgedFold,
     ServingError,
@@ -321,6 +322,20 @@ def test_evidence_is_where_all_that_learn_have_lists(spark: SparkSession) -> Non
     assert folds_of_evidence(folds, candidates, ("blend",)) == (folds[1:], ("blend",))
     assert folds_of_evidence(folds[:1], candidates, learning) == (folds[:1], ())
     assert folds_of_evidence([], candidates, learning) == ([], ())
+
+
+def test_what_no_setting_names_does_not_serve(tmp_path: Path) -> None:
+    """Item-kNN is judged in every report, and no more than that."""
+    settings = settings_of(tmp_path, "ranking.sources=[recent,als]")
+    assert sources_of(settings) == ("popularity", "item_knn", "recent", "als")
+    assert serving_sources(settings) == ("popularity", "recent", "als")
+
+
+def test_too_few_slots_for_the_trees_are_said_at_once(spark: SparkSession, tmp_path: Path) -> None:
+    check_slots(spark, settings_of(tmp_path).ranker)
+    check_slots(spark, settings_of(tmp_path, "ranker.num_workers=99", "ranker.models=[logistic]").ranker)
+    with pytest.raises(RankerError, match=r"ranker.num_workers: found 99, but Spark has \d+ task slots"):
+        check_slots(spark, settings_of(tmp_path, "ranker.num_workers=99").ranker)
 
 
 def test_without_evidence_popularity_serves(spark: SparkSession) -> None:
