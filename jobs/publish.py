@@ -10,7 +10,7 @@ from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
 from xrec.ranking.eligibility import check_eligible
 from xrec.ranking.lists import check_made_for, lists_and_earlier
-from xrec.ranking.publishing import check_staged, require_all
+from xrec.ranking.publishing import NOT_COMPARED, check_staged, require_all
 from xrec.ranking.serving import JudgedFold, beside_popularity, read_model
 from xrec.runs.filters import check_staged_lists
 from xrec.runs.stage import Figures, StageContext, main
@@ -42,7 +42,8 @@ def run(context: StageContext) -> Figures:
     staged = tables.read("staged_recommendations", run_date=run_date).drop(C.VERSIONS)
     # Who opted out since the lists were made gets none.
     version = tables.write("recommendations", staged.join(served, C.USER_ID, how="left_semi"), run_date=run_date)
-    return {"published": f"{run_date} as version {version}", **{check.name: check.said for check in checks}}
+    said = {"not_below_popularity": NOT_COMPARED} if quality is None and settings.publish.not_below_popularity else {}
+    return {"published": f"{run_date} as version {version}", **said, **{check.name: check.said for check in checks}}
 
 
 if __name__ == "__main__":

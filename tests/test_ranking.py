@@ -407,6 +407,7 @@ def test_lists_are_published_only_through_the_gate_and_can_be_rolled_back(spark:
     allowed = settings_at(warehouse, "publish.min_full_share=0", "publish.min_user_share=0")
     figures, _, _ = run_job("publish", spark, allowed)
     assert figures["published"] == "2024-03-01 as version 0"
+    assert figures["not_below_popularity"].startswith("not asked: "), "what is not checked is said"
     first = lists_in(spark, settings)
     assert len(first) == 4
     write_candidates(spark, tables, "served", {("touched", 0): [4, 6], ("touched", 1): [3, 6]})
@@ -425,6 +426,18 @@ def test_lists_are_published_only_through_the_gate_and_can_be_rolled_back(spark:
     assert lists_in(spark, settings) == first
     with pytest.raises(MissingTableError, match="found versions 0 to 2, expected 9 among them"):
         tables.restore("recommendations", 9)
+
+
+@pytest.mark.delta
+def test_rankers_of_an_earlier_run_do_not_stay(spark: SparkSession, warehouse: Path) -> None:
+    settings = settings_at(warehouse)
+    tables = Tables(spark, settings.storage)
+    write_candidates(spark, tables, "trees", {("touched", 0): [6]})
+    figures, _, _ = run_job("train_rankers", spark, settings)
+    assert figures == {"rankers": "none (no select fold to learn from)"}
+    left = {row[0] for row in Tables(spark, settings.storage).read("candidates").select(C.SOURCE).distinct().collect()}
+    assert "trees" not in left
+    assert {"popularity", "als"} <= left
 
 
 @pytest.mark.delta

@@ -202,6 +202,25 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     assert all(lists[key] == items for key, items in alone.items())
 
 
+def test_trees_of_few_rows_tell_them_apart(spark: SparkSession, tmp_path: Path) -> None:
+    """The weight that a leaf needs by default is more than all rows of this world have."""
+    folds = [fold(1), fold(2, "test")]
+    features, targets = learning_world(spark, folds, 1)
+    settings = settings_of(tmp_path, "ranker.models=[trees]", "ranker.min_child_weight=1000")
+    ranked = rank_folds(
+        features,
+        spark.createDataFrame(targets, TARGETS),
+        {folds[1]: folds[:1]},
+        SOURCES,
+        settings,
+        SharedFolder(str(tmp_path / "shared")),
+        k=5,
+        calibrated=list(features),
+    )
+    scores = {score for row in ranked[folds[1]].collect() for score in row[C.SCORES]}
+    assert len(scores) > 1, "trees of one leaf score all alike"
+
+
 def test_a_fold_whose_older_folds_teach_nothing_is_not_ranked(spark: SparkSession, tmp_path: Path) -> None:
     """Nobody bought what was proposed in the oldest fold, or nobody had a target at all; the newer one is ranked by its own."""
     folds = [fold(1), fold(2), fold(3, "test")]

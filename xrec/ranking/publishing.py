@@ -14,6 +14,9 @@ from xrec.evaluation.metrics import VALUES
 from xrec.evaluation.stability import judge_stability
 from xrec.ranking.serving import Evidence
 
+NOT_COMPARED = "not asked: popularity serves, or the newest select fold has too few lists that hit to tell"
+"""What the summary says where the model that serves cannot be compared with popularity."""
+
 
 class GateError(ValueError):
     """Staged lists that must not be published; the message names each check that failed, what was found and expected."""
