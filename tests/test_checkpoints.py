@@ -14,8 +14,10 @@ import torch
 from sequence_world import settings_at, spec_of, write_world
 from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load_tensors
 from xrec.sequence.models import load_model
-from xrec.sequence.progress import Epoch, Progress, best_of
+from xrec.sequence.progress import Epoch, Progress, best_of, load_progress
 from xrec.sequence.ranks import train_all
+from xrec.sequence.spec import TrainingSpec
+from xrec.sequence.trainer import Trainer
 from xrec.storage.files import FilesError, names_in, read_json, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
@@ -53,7 +55,7 @@ def interrupted(tmp_path: Path, **sequence: Any) -> Any:
     progress = train_all([spec])[0]
     location = f"{spec.checkpoint}/progress.json"
     write_json(location, {**read_json(location), "closed": False, "done": False})
-    return spec, progress, load_tensors(spec.checkpoint, 4)
+    return spec, progress, load_tensors(epoch_file(spec.checkpoint, 4))
 
 
 def damage(folder: str, epoch: int) -> None:
@@ -76,10 +78,10 @@ def lose(folder: str, epoch: int) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (damage, r"epoch-4.safetensors: damaged \(.*\), expected the tensors of epoch 4\n"),
+        (damage, r"epoch-4.safetensors: damaged \(.*\), expected a checkpoint's tensors\n"),
         (
             flip_a_bit,
-            r"epoch-4.safetensors: damaged \(SHA-256: found \w+, expected \w+\), expected the tensors of epoch 4\n",
+            r"epoch-4.safetensors: damaged \(SHA-256: found \w+, expected \w+\), expected a checkpoint's tensors\n",
         ),
         (lose, r"epoch-4.safetensors: no such file\n"),
     ],
@@ -96,7 +98,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     assert re.search(message, said)
     assert f"resuming after epoch 3 from {spec.checkpoint}" in said
     assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
-    found = load_tensors(spec.checkpoint, 4)
+    found = load_tensors(epoch_file(spec.checkpoint, 4))
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
@@ -151,6 +153,118 @@ def test_where_nothing_can_be_read_the_training_starts_afresh(
     assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in expected.epochs]
 
 
+STEPS = 11
+"""Steps after which a training is killed: within its second epoch."""
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def killed_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TrainingSpec, TrainingSpec, list[int]]:
+    """Equal trainings, one of them to its end, the other killed within an epoch; the steps that others take from now on."""
+    specs = []
+    for name in ("whole", "killed"):
+        settings = settings_at(tmp_path / name, epochs=3, batch_rows=16)
+        write_world(tmp_path / name, settings, num_users=60)
+        specs.append(spec_of("transformer", settings))
+    train_all(specs[:1])
+    steps: list[int] = []
+    take_step = Trainer._take_step
+
+    def late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+        if len(steps) == STEPS:
+            raise KilledError
+        steps.append(step)
+        return take_step(self, step, num_steps, sums, True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", late)
+        with pytest.raises(KilledError):
+            train_all(specs[1:])
+    steps.clear()
+
+    def counted(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+        steps.append(step)
+        return take_step(self, step, num_steps, sums, is_late)
+
+    monkeypatch.setattr(Trainer, "_take_step", counted)
+    return specs[0], specs[1], steps
+
+
+def assert_same_end(found: TrainingSpec, expected: TrainingSpec) -> None:
+    """Losses, weights and optimizer, to the bit."""
+    progresses = [load_progress(spec.checkpoint) for spec in (found, expected)]
+    losses = [[epoch.loss for epoch in progress.epochs] for progress in progresses if progress]
+    assert losses[0] == losses[1]
+    ours, theirs = (load_tensors(epoch_file(spec.checkpoint, 3)) for spec in (found, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_a_training_that_is_killed_within_an_epoch_goes_on_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, killed, steps = killed_within(monkeypatch, tmp_path)
+    assert "begun.safetensors" in names_in(killed.checkpoint)
+    capfd.readouterr()
+    train_all([killed])
+    said = re.search(r"resuming after epoch (\d) and (\d+) steps of the next from", capfd.readouterr().out)
+    assert said is not None
+    epochs_ended, steps_of_next = int(said[1]), int(said[2])
+    steps_of_an_epoch = (STEPS - steps_of_next) // epochs_ended
+    assert steps_of_next > 0
+    assert steps == [*range(STEPS, 3 * steps_of_an_epoch)], "no step is taken twice, none left out"
+    assert_same_end(killed, whole)
+    assert "begun.safetensors" not in names_in(killed.checkpoint)
+
+
+def test_where_an_epoch_was_is_found_without_progress(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, killed, steps = killed_within(monkeypatch, tmp_path)
+    Path(killed.checkpoint, "progress.json").write_text("{")
+    train_all([killed])
+    assert " steps of the next from" in capfd.readouterr().out
+    assert steps[0] == STEPS
+    assert_same_end(killed, whole)
+
+
+@pytest.mark.parametrize("content", [b"no tensors", None], ids=["its head", "a number"])
+def test_a_damaged_place_within_an_epoch_is_named_and_costs_that_epoch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    whole, killed, steps = killed_within(monkeypatch, tmp_path)
+    file = Path(killed.checkpoint, "begun.safetensors")
+    damaged = bytearray(file.read_bytes())
+    damaged[-100] ^= 1
+    file.write_bytes(content or damaged)
+    capfd.readouterr()
+    train_all([killed])
+    said = capfd.readouterr().out
+    assert re.search(r"begun.safetensors: damaged.*, expected a checkpoint's tensors\n", said)
+    assert "resuming after epoch 1 from" in said
+    assert 0 < steps[0] < STEPS
+    assert_same_end(killed, whole)
+
+
+def test_a_place_within_an_epoch_that_has_ended_since_is_not_gone_back_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A kill between the epoch's file and the removal leaves both."""
+    whole, killed, _ = killed_within(monkeypatch, tmp_path)
+    place = Path(killed.checkpoint, "begun.safetensors")
+    older = place.read_bytes()
+    train_all([killed])
+    location = f"{killed.checkpoint}/progress.json"
+    write_json(location, {**read_json(location), "closed": False})
+    place.write_bytes(older)
+    capfd.readouterr()
+    train_all([killed])
+    assert "resuming after epoch 3 from" in capfd.readouterr().out
+    assert_same_end(killed, whole)
+
+
 def test_one_checkpoint_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     spec, progress, _ = interrupted(tmp_path, num_checkpoints=1)
     files = [name for name in names_in(spec.checkpoint) if name.endswith(".safetensors")]
@@ -161,7 +275,7 @@ def test_a_model_whose_file_is_damaged_is_not_loaded(tmp_path: Path) -> None:
     spec, progress, _ = interrupted(tmp_path)
     damage(spec.checkpoint, progress.best)
     with pytest.raises(
-        DamagedError, match=r"epoch-\d.safetensors: damaged .* expected the tensors of epoch \d; train again"
+        DamagedError, match=r"epoch-\d.safetensors: damaged .* expected a checkpoint's tensors; train again"
     ):
         load_model(spec.checkpoint)
 

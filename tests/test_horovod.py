@@ -141,7 +141,7 @@ def test_what_a_rank_cannot_go_on_with_is_said_in_its_words(spark: SparkSession,
 @pytest.mark.spark
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_rank_that_is_killed_under_spark_is_an_error_in_words(spark: SparkSession, tmp_path: Path) -> None:
-    """And the same call goes on after the last epoch that ended."""
+    """And the same call goes on from the last checkpoint."""
     settings = settings_at(tmp_path, epochs=20)
     write_world(tmp_path, settings)
     spec = spec_of("gru", settings)
@@ -150,7 +150,9 @@ def test_a_rank_that_is_killed_under_spark_is_an_error_in_words(spark: SparkSess
         if "epoch 2/" in line:
             ranks_of(os.getpid(), "horovod.spark.task")[-1].kill()
 
-    with pytest.raises(RankError, match=r"another process of the training ended, or .* goes on after the last epoch"):
+    with pytest.raises(
+        RankError, match=r"another process of the training ended, or .* goes on from the last checkpoint"
+    ):
         train_in_tasks(spark, spec, kill_one)
     killed = load_progress(spec.checkpoint)
     assert killed is not None
@@ -195,10 +197,10 @@ from xrec.sequence.trainer import Trainer
 
 train_epoch = Trainer.train_epoch
 
-def train_or_wait(self, epoch, num_steps):
+def train_or_wait(self, epoch, *others):
     if hvd.rank() == 1 and epoch == 2:
         time.sleep(600)
-    return train_epoch(self, epoch, num_steps)
+    return train_epoch(self, epoch, *others)
 
 Trainer.train_epoch = train_or_wait
 main("gru")
@@ -222,7 +224,7 @@ def test_a_rank_that_is_held_up_ends_the_training_in_time(tmp_path: Path) -> Non
     assert ran.returncode != 0
     text = ran.stdout + ran.stderr
     assert "gave no answer within sequence.answer_timeout=4 s" in text
-    assert "the same command goes on after the last epoch that ended" in text
+    assert "the same command goes on from the last checkpoint" in text
     progress = load_progress(spec_of("gru", settings).checkpoint)
     assert progress is not None
     assert progress.last == 1

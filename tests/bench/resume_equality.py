@@ -5,11 +5,13 @@
 
 The default log's windows are exported by the pipeline. One training runs undisturbed under horovodrun, with two processes. Then the
 same runs again and again: each time a rank, or the launcher with all that it started, is killed after a random while, until it has
-been killed --kills times or comes to its end before. Both end on the same number of processes and threads.
+been killed --kills times or comes to its end before. Both end on the same number of processes and threads. The killed one is saved
+every second, so that it goes on within an epoch.
 
 - max_weight_difference: the largest absolute difference of a weight or an optimizer's number after the last epoch; 0 is equal
 - rows_seen_once: whether every row of the training split is in exactly one batch of an epoch, counted over both processes' shards
 - kills: how many starts were killed while they ran
+- resumed_within: how many starts went on within an epoch
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import torch
 from trainings import add_export, exported, newest_spec, report
 
 from xrec.features.sequence_files import TRAIN
-from xrec.sequence.checkpoint import load_tensors
+from xrec.sequence.checkpoint import epoch_file, load_tensors
 from xrec.sequence.loader import Shard
 from xrec.sequence.progress import load_progress
 from xrec.sequence.spec import TrainingSpec
@@ -56,21 +58,24 @@ def main() -> None:
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         seconds, undisturbed = time.monotonic() - started, tensors_of(spec)
         shutil.rmtree(spec.checkpoint)
-        moments, kills = random.Random(arguments.seed), 0
+        moments, kills, said = random.Random(arguments.seed), 0, Path(temporary) / "said"
+        command += ["--set", "sequence.checkpoint_seconds=1"]
         while kills < arguments.kills:
-            if not run_and_kill(command, moments.uniform(0.3, 0.7) * seconds, WHOM[kills % len(WHOM)]):
+            if not run_and_kill(command, said, moments.uniform(0.3, 0.7) * seconds, WHOM[kills % len(WHOM)]):
                 break
             kills += 1
         else:
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        resumed = tensors_of(spec)
+            with said.open("a") as file:
+                subprocess.run(command, cwd=ROOT, check=True, stdout=file)
+        resumed, within = tensors_of(spec), said.read_text().count(" steps of the next from ")
         once = rows_seen_once(spec)
     assert resumed.keys() == undisturbed.keys(), "the trainings hold different tensors"
     worst = max(float((resumed[name] - tensor).abs().max()) for name, tensor in undisturbed.items())
     report("kills", kills, "processes", None, arguments.kills, model=arguments.model)
+    report("resumed_within", within, "starts", None, kills, model=arguments.model)
     report("max_weight_difference", worst, "absolute", "0", len(undisturbed), model=arguments.model)
     report("rows_seen_once", once, "all rows", "true", spec.export.num_shards, model=arguments.model)
-    sys.exit(0 if worst == 0 and once and kills else 1)
+    sys.exit(0 if worst == 0 and once and kills and within else 1)
 
 
 def command_of(arguments: argparse.Namespace, values: dict[str, object]) -> list[str]:
@@ -84,9 +89,10 @@ def command_of(arguments: argparse.Namespace, values: dict[str, object]) -> list
     return command
 
 
-def run_and_kill(command: list[str], seconds: float, whom: str) -> bool:
+def run_and_kill(command: list[str], said: Path, seconds: float, whom: str) -> bool:
     """Start, and after some seconds kill -9 one rank or everything; False where it had come to its end before."""
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said.open("a") as file:
+        running = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.DEVNULL)
     time.sleep(seconds)
     if running.poll() is not None:
         return False
@@ -104,7 +110,7 @@ def tensors_of(spec: TrainingSpec) -> dict[str, torch.Tensor]:
     progress = load_progress(spec.checkpoint)
     assert progress is not None
     assert progress.closed, "the training did not end"
-    return load_tensors(spec.checkpoint, progress.last)
+    return load_tensors(epoch_file(spec.checkpoint, progress.last))
 
 
 def rows_seen_once(spec: TrainingSpec) -> bool:

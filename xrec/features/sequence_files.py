@@ -42,7 +42,7 @@ NUM_HASHES = 1 << 14
 _NOT_LEARNED = frozenset(
     {
         *("launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"),
-        "changed_since",
+        *("checkpoint_seconds", "changed_since"),
     }
 )
 """Settings that change how a training runs, not what it learns."""

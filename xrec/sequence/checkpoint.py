@@ -1,4 +1,4 @@
-"""What a training leaves after each epoch, and what a killed one goes on from.
+"""What a training leaves after each epoch and within a long one, and what a killed one goes on from.
 
 A folder holds::
 
@@ -7,6 +7,7 @@ A folder holds::
     items.parquet              (xrec/sequence/trained_on.py)
     epoch-<n>.safetensors      weights and optimizer state after epoch n: the newest epochs and the best ones; in its metadata
                                the progress until then and a checksum of both
+    begun.safetensors          the same within the epoch after the newest: which steps of it are taken
     progress.json              written last, whole or not at all: which files count, and how far the training is
 
 Nothing in it is code, and nothing is run that loads it.
@@ -28,6 +29,8 @@ from torch import Tensor
 from xrec.sequence.progress import Progress, best_of, load_progress, progress_of, save_progress
 from xrec.storage.files import FilesError, names_in, read_bytes, remove, write_bytes
 
+_BEGUN = "begun.safetensors"
+
 
 class DamagedError(FilesError):
     """A checkpoint that is not what was written."""
@@ -38,17 +41,27 @@ def epoch_file(folder: str, epoch: int) -> str:
     return f"{folder}/epoch-{epoch}.safetensors"
 
 
+def newest_file(folder: str, progress: Progress) -> str:
+    """Where the tensors lie of which a progress tells."""
+    return f"{folder}/{_BEGUN}" if progress.begun else epoch_file(folder, progress.last)
+
+
 def save_epoch(folder: str, tensors: dict[str, Tensor], progress: Progress, *, num_kept: int) -> None:
     """Save the newest epoch, and keep ``num_kept`` of the newest; a kill at any moment leaves this one or the one before."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    until_then = json.dumps(asdict(progress))
-    metadata = {"progress": until_then, "sha256": _checksum(held, until_then)}
-    write_bytes(epoch_file(folder, progress.last), save(held, metadata))
+    save_newest(folder, tensors, progress)
     save_progress(folder, progress)
     keep = {f"epoch-{epoch}.safetensors" for epoch in kept_epochs(progress, num_kept)}
     for name in names_in(folder):
         if name.endswith(".safetensors") and name not in keep:
             remove(f"{folder}/{name}")
+
+
+def save_newest(folder: str, tensors: dict[str, Tensor], progress: Progress) -> None:
+    """Write the tensors of which a progress tells, and what it tells; whole or not at all."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    until_then = json.dumps(asdict(progress))
+    metadata = {"progress": until_then, "sha256": _checksum(held, until_then)}
+    write_bytes(newest_file(folder, progress), save(held, metadata))
 
 
 def kept_epochs(progress: Progress, num_kept: int) -> set[int]:
@@ -57,8 +70,8 @@ def kept_epochs(progress: Progress, num_kept: int) -> set[int]:
     return {*newest, *(best_of(progress.epochs[:epoch]) for epoch in newest)}
 
 
-def load_tensors(folder: str, epoch: int) -> dict[str, Tensor]:
-    """An epoch's tensors by name.
+def load_tensors(file: str) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name.
 
     Raises
     ------
@@ -67,27 +80,25 @@ def load_tensors(folder: str, epoch: int) -> dict[str, Tensor]:
     FilesError
         There is no such file.
     """
-    file = epoch_file(folder, epoch)
     content = read_bytes(file)
     try:
         tensors: dict[str, Tensor] = load(content)
     except SafetensorError as error:
-        raise DamagedError(f"{file}: damaged ({error}), expected the tensors of epoch {epoch}; train again") from None
+        raise DamagedError(f"{file}: damaged ({error}), expected a checkpoint's tensors; train again") from None
     metadata = _metadata(content)
     found = _checksum(tensors, metadata.get("progress", ""))
     # Earlier versions wrote none.
     if found != (expected := metadata.get("sha256", found)):
         raise DamagedError(
-            f"{file}: damaged (SHA-256: found {found[:10]}, expected {expected[:10]}), expected the tensors of epoch {epoch}; "
-            "train again"
+            f"{file}: damaged (SHA-256: found {found[:10]}, expected {expected[:10]}), expected a checkpoint's tensors; train again"
         )
     return tensors
 
 
 def find_progress(folder: str, say: Callable[[str], None]) -> Progress | None:
-    """How far the training in a folder is: where ``progress.json`` is damaged or missing, what the newest epoch's file says of it.
+    """How far the training in a folder is, within an epoch where that was saved; None: nothing tells.
 
-    None: there is neither.
+    Where ``progress.json`` is damaged or missing, the newest file of tensors tells of it.
     """
     try:
         progress = load_progress(folder)
@@ -95,25 +106,30 @@ def find_progress(folder: str, say: Callable[[str], None]) -> Progress | None:
         say(f"{f'{error}'.rsplit('; ', 1)[0]}: going by what the epochs' files say")
         progress = None
     for epoch in sorted(_epochs_in(folder), reverse=True):
-        if progress is None:
-            with contextlib.suppress(FilesError, ValueError, AttributeError):
-                file = epoch_file(folder, epoch)
-                progress = progress_of(json.loads(_metadata(read_bytes(file)).get("progress", "null")), file)
-    return progress
+        progress = progress or _told_by(epoch_file(folder, epoch))
+    if _BEGUN not in names_in(folder):
+        return progress
+    begun = _told_by(file := f"{folder}/{_BEGUN}")
+    if begun is None:
+        say(f"{file}: damaged, expected a checkpoint's tensors")
+        return progress
+    # One that a kill left beside the epoch's own file is older than that.
+    return begun if progress in (None, replace(begun, begun=None)) else progress
 
 
 def newest_undamaged(folder: str, progress: Progress, say: Callable[[str], None]) -> Progress | None:
-    """The progress up to the newest epoch that can be gone on from, which needs it and the best until then; None: there is none.
+    """The progress up to the newest tensors that can be gone on from, which need the best epoch until then; None: there are none.
 
     Each damaged file on the way is named, and the newest one where it is missing.
     """
     tried = {progress.last} | {epoch for epoch in _epochs_in(folder) if epoch < progress.last}
-    for last in sorted(tried, reverse=True):
-        epochs = progress.epochs[:last]
-        earlier = replace(progress, epochs=epochs, best=best_of(epochs), done=progress.done and last == progress.last)
+    states = [progress] if progress.begun else []
+    states += [_until(epoch, progress) for epoch in sorted(tried - {0}, reverse=True)]
+    for earlier in states:
+        best = [epoch_file(folder, earlier.best)] if earlier.best else []
         try:
-            for epoch in sorted({earlier.last, earlier.best}):
-                load_tensors(folder, epoch)
+            for file in dict.fromkeys([newest_file(folder, earlier), *best]):
+                load_tensors(file)
         except FilesError as error:
             say(f"{error}".replace("; train again", ""))
         else:
@@ -125,6 +141,21 @@ def _epochs_in(folder: str) -> set[int]:
     """The epochs of which there is a file."""
     numbers = {name.removeprefix("epoch-").removesuffix(".safetensors") for name in names_in(folder)}
     return {int(number) for number in numbers if number.isdecimal()}
+
+
+def _until(epoch: int, progress: Progress) -> Progress:
+    """What the progress was when an epoch had ended."""
+    epochs = progress.epochs[:epoch]
+    return replace(
+        progress, epochs=epochs, begun=None, best=best_of(epochs), done=progress.done and epoch == progress.last
+    )
+
+
+def _told_by(file: str) -> Progress | None:
+    """The progress in a file's metadata; None where it cannot be read, or tells of none."""
+    with contextlib.suppress(FilesError, ValueError, AttributeError):
+        return progress_of(json.loads(_metadata(read_bytes(file)).get("progress", "null")), file)
+    return None
 
 
 def _metadata(content: bytes) -> dict[str, str]:

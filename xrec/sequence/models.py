@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xrec.config import Sequence
-from xrec.sequence.checkpoint import load_tensors
+from xrec.sequence.checkpoint import epoch_file, load_tensors
 from xrec.sequence.context import Context
 from xrec.sequence.gru import GRU
 from xrec.sequence.item_encoder import ItemEncoder
@@ -77,7 +77,7 @@ def load_model(folder: str) -> SequenceModel:
     if progress is None or not progress.best:
         raise FilesError(f"{folder}/progress.json: found no finished epoch; train the model first")
     model = build_model(read_json(f"{folder}/settings.json"))
-    model.load_state_dict(weights_of(load_tensors(folder, progress.best)))
+    model.load_state_dict(weights_of(load_tensors(epoch_file(folder, progress.best))))
     return model.eval()
 
 

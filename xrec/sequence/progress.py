@@ -29,6 +29,17 @@ class Epoch:
 
 
 @dataclass(kw_only=True)
+class Begun:
+    """What is done of an epoch that has not ended."""
+
+    steps: int
+    """Steps that were taken."""
+    sums: list[list[float]]
+    """Of each rank, what they came to on it: the sum of the weighted losses, and of the weights."""
+    seconds: float
+
+
+@dataclass(kw_only=True)
 class Progress:
     """How far a training is."""
 
@@ -39,6 +50,8 @@ class Progress:
     goes_on_from: str = "nothing"
     """What it started from, and how many of its items that knew."""
     epochs: list[Epoch] = field(default_factory=list)
+    begun: Begun | None = None
+    """How far the epoch after the last is; None where nothing of it was saved."""
     best: int = 0
     """The epoch whose weights count; 0: none yet."""
     done: bool = False
@@ -85,8 +98,9 @@ def load_progress(folder: str) -> Progress | None:
 def progress_of(values: Any, location: str) -> Progress:
     """The progress that a file's JSON value stands for; raises :class:`FilesError` where it stands for none."""
     try:
-        return Progress(**{**values, "epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
-    except (KeyError, TypeError):
+        epochs, begun = [Epoch(**epoch) for epoch in values["epochs"]], values.get("begun")
+        return Progress(**{**values, "epochs": epochs, "begun": begun and Begun(**begun)})
+    except (AttributeError, KeyError, TypeError):
         expected = ", ".join(field.name for field in fields(Progress))
         raise FilesError(
             f"{location}: found {str(values)[:_SAID]}, expected a training's {expected}; remove it and train again, which goes on "

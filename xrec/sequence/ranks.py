@@ -151,7 +151,7 @@ def _joined(spec: TrainingSpec, journal: str | None) -> Iterator[tuple[torch.dev
         raise LostRankError(
             f"{spec.model}, process {rank}: another process of the training ended, or gave no answer within "
             f"sequence.answer_timeout={sequence.answer_timeout} s (killed, out of memory, a lost machine?); the same command goes "
-            f"on after the last epoch that ended. Horovod says: {str(error)[:_SAID]}"
+            f"on from the last checkpoint. Horovod says: {str(error)[:_SAID]}"
         ) from None
     finally:
         hvd.shutdown()

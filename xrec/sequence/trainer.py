@@ -10,13 +10,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import horovod.torch as hvd
 import torch
 from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
-from xrec.sequence.checkpoint import find_progress, load_tensors, newest_undamaged, save_epoch
+from xrec.sequence.checkpoint import (
+    epoch_file,
+    find_progress,
+    load_tensors,
+    newest_file,
+    newest_undamaged,
+    save_epoch,
+    save_newest,
+)
 from xrec.sequence.distillation import Teacher
 from xrec.sequence.dropout import seed_dropout
 from xrec.sequence.exchange import share_first, sum_over_ranks
@@ -25,7 +34,7 @@ from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, SequenceModel, build_model, model_settings
 from xrec.sequence.objective import asked_of
-from xrec.sequence.progress import Epoch, Progress, note_epoch, save_progress
+from xrec.sequence.progress import Begun, Epoch, Progress, note_epoch, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
 from xrec.sequence.trained_on import TrainedOn
@@ -133,9 +142,10 @@ class Trainer:
         progress = self._start()
         num_steps = self._agree_on_steps()
         while not progress.done:
-            started = time.perf_counter()
+            begun, progress.begun = progress.begun, None
+            started = time.perf_counter() - (begun.seconds if begun else 0)
             number = progress.last + 1
-            loss = self.train_epoch(number, num_steps)
+            loss = self.train_epoch(number, num_steps, begun, self._saver(progress, started))
             scores = self.score(self.model)
             seconds = time.perf_counter() - started
             windows = self.spec.export.rows[TRAIN] * self.sequence.num_shards
@@ -154,7 +164,7 @@ class Trainer:
             if goes_on is not None and not progress.done and not goes_on(progress):
                 return progress
         if progress.best != progress.last:
-            self._restore(progress.best)
+            self._restore(epoch_file(self.spec.checkpoint, progress.best))
         return progress
 
     def score(self, model: SequenceModel) -> Scores | None:
@@ -167,8 +177,8 @@ class Trainer:
         if hvd.rank() == 0:
             progress = self._resume_or_clear(progress)
         progress = Progress(**vars(hvd.broadcast_object(progress, root_rank=0, name="progress")))
-        if progress.last:
-            self._restore(progress.last)
+        if progress.last or progress.begun:
+            self._restore(newest_file(self.spec.checkpoint, progress))
         else:
             share_first(self._tensors())
         return progress
@@ -177,12 +187,14 @@ class Trainer:
         folder = self.spec.checkpoint
         found = find_progress(folder, self.say)
         where = f"{self.spec.model} {self.spec.export.fold}"
-        if found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version) and found.last:
+        is_ours = found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version)
+        if found and is_ours and (found.last or found.begun):
             readable = newest_undamaged(folder, found, self.say)
             if readable is None:
                 self.say(f"{where}: no epoch of the unfinished training in {folder} can be read: starting afresh")
-            elif load_tensors(folder, readable.last).keys() == self._tensors().keys():
-                self.say(f"{where}: resuming after epoch {readable.last} from {folder}")
+            elif load_tensors(newest_file(folder, readable)).keys() == self._tensors().keys():
+                steps = f" and {readable.begun.steps:,} steps of the next" if readable.begun else ""
+                self.say(f"{where}: resuming after epoch {readable.last}{steps} from {folder}")
                 return readable
             else:
                 self.say(
@@ -201,11 +213,20 @@ class Trainer:
             self.say(f"{where}: goes on from {fresh.goes_on_from}; the others start as in a fresh training")
         return fresh
 
-    def _restore(self, epoch: int) -> None:
-        """Rank 0's tensors of an epoch, on all ranks."""
+    def _saver(self, progress: Progress, started: float) -> Callable[[int, list[list[float]]], None]:
+        """Saves the epoch after ``progress`` as far as it is: the steps taken, and each rank's sums of them."""
+
+        def save(steps: int, sums: list[list[float]]) -> None:
+            begun = Begun(steps=steps, sums=sums, seconds=time.perf_counter() - started)
+            save_newest(self.spec.checkpoint, self._tensors(), replace(progress, begun=begun))
+
+        return save
+
+    def _restore(self, file: str) -> None:
+        """Rank 0's tensors of a file, on all ranks."""
         tensors = self._tensors()
         if hvd.rank() == 0:
-            for name, saved in load_tensors(self.spec.checkpoint, epoch).items():
+            for name, saved in load_tensors(file).items():
                 tensors[name].copy_(saved)
         share_first(tensors)
 
@@ -228,13 +249,33 @@ class Trainer:
             )
         return int(lowest)
 
-    def train_epoch(self, epoch: int, num_steps: int) -> float:
-        """All training windows once; gives the mean loss of a target (nats)."""
+    def train_epoch(
+        self,
+        epoch: int,
+        num_steps: int,
+        begun: Begun | None = None,
+        save: Callable[[int, list[list[float]]], None] | None = None,
+    ) -> float:
+        """All training windows once; gives the mean loss of a target (nats).
+
+        Parameters
+        ----------
+        begun
+            What an earlier run did of the epoch: its rows are read again and not computed.
+        save
+            Is called on rank 0 with the steps taken and each rank's sums, when ``checkpoint_seconds`` have passed.
+        """
         self.model.train()
         streams = [shard.shuffled_batches(self.batch_rows, seed=self.seed, epoch=epoch) for shard in self.train_shards]
         at_once = -(-len(streams) // self.sequence.accumulate)
-        totals = torch.zeros(2, dtype=torch.float64)
-        for step in range(num_steps):
+        begun = begun or Begun(steps=0, sums=[], seconds=0)
+        # A rank's own sums where there are as many ranks as then.
+        totals = torch.tensor(begun.sums[hvd.rank() :: hvd.size()], dtype=torch.float64).reshape(-1, 2).sum(dim=0)
+        for stream in streams:
+            for _ in range(begun.steps):
+                next(stream)
+        saved = time.monotonic()
+        for step in range(begun.steps, num_steps):
             negatives_S = self.loss.draw(key_of(self.seed, epoch, step))
             self.model.items.leave_out(key_of(self.seed, epoch, step, _LEFT_OUT), self.sequence.left_out)
             self.optimizer.zero_grad()
@@ -249,8 +290,14 @@ class Trainer:
                 loss, weight = self._loss(batch, negatives_S)
                 loss.backward()  # type: ignore[no-untyped-call]
                 sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
-            self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums)
+            is_late = save is not None and time.monotonic() - saved >= self.sequence.checkpoint_seconds
+            is_due = self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums, is_late)
             totals += sums
+            if is_due and save is not None:
+                sums_R2 = hvd.allgather(totals[None], name="sums").tolist()
+                if hvd.rank() == 0:
+                    save(step + 1, sums_R2)
+                saved = time.monotonic()
         for stream in streams:
             assert next(stream, None) is None, "a shard has rows left after the epoch"
         loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
@@ -278,18 +325,20 @@ class Trainer:
         )
         return loss, float(asked.weights_P.sum())
 
-    def _take_step(self, step: int, num_steps: int, sums: Tensor) -> None:
-        """Sum the gradients over the ranks, divide by the weight of all their targets, and step."""
+    def _take_step(self, step: int, num_steps: int, sums: Tensor, is_late: bool) -> bool:
+        """Sum the gradients over the ranks, divide by the weight of all their targets, and step; whether a rank is late to save."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        weight = sums[1:].clone()
+        shared = torch.tensor([sums[1], is_late], dtype=torch.float64)
         sum_over_ranks(gradients, name="gradients")
         if hvd.size() > 1:
-            weight = hvd.allreduce(weight, op=hvd.Sum, name="weight")
-        torch._foreach_div_(gradients, max(float(weight), 1e-9))
+            shared = hvd.allreduce(shared, op=hvd.Sum, name="weight")
+        weight, num_late = shared.tolist()
+        torch._foreach_div_(gradients, max(weight, 1e-9))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = self.sequence.learning_rate * schedule(step, num_steps)
         self.optimizer.step()
+        return bool(num_late)
 
 
 def close(spec: TrainingSpec, progress: Progress) -> None:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xrec.sequence.checkpoint import load_tensors
+from xrec.sequence.checkpoint import epoch_file, load_tensors
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.models import SequenceModel, weights_of
 from xrec.sequence.progress import load_progress
@@ -96,7 +96,7 @@ class Learned:
         check_sizes(found, model_settings, folder)
         was.check_codes(now)
         item_ids, start_bias_V = read_items(folder, found["vocabulary_size"] + 1)
-        tensors = weights_of(load_tensors(folder, progress.best))
+        tensors = weights_of(load_tensors(epoch_file(folder, progress.best)))
         weights = {name: tensor.to(device) for name, tensor in tensors.items()}
         embedding_VD = tensors["items.embedding.weight"].numpy()
         learned = cls(
