@@ -13,14 +13,8 @@ from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import read_choices
-from xrec.ranking.serving import (
-    JudgedFold,
-    choose_model,
-    describe_serving,
-    folds_of_evidence,
-    served_lists,
-    serving_rows,
-)
+from xrec.ranking.evidence import JudgedFold, choose_model, folds_of_evidence
+from xrec.ranking.serving import describe_serving, served_lists, serving_rows
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
 

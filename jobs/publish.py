@@ -9,9 +9,10 @@ from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
 from xrec.ranking.eligibility import check_eligible
+from xrec.ranking.evidence import JudgedFold, beside_popularity
 from xrec.ranking.lists import check_made_for, lists_and_earlier
 from xrec.ranking.publishing import NOT_COMPARED, check_staged, require_all
-from xrec.ranking.serving import JudgedFold, beside_popularity, read_model
+from xrec.ranking.serving import read_model
 from xrec.runs.filters import check_staged_lists
 from xrec.runs.stage import Figures, StageContext, main
 

@@ -35,9 +35,9 @@ ALLOWED = {
     ("xrec/ingest/reader.py", "count_rows_by_file", "collect"),
     ("xrec/logrules/judge.py", "describe_judged", "collect"),
     ("xrec/ranking/blend.py", "read_choices", "collect"),
-    ("xrec/ranking/serving.py", "choose_model", "collect"),
-    ("xrec/ranking/serving.py", "folds_of_evidence", "collect"),
-    ("xrec/ranking/serving.py", "beside_popularity", "collect"),
+    ("xrec/ranking/evidence.py", "choose_model", "collect"),
+    ("xrec/ranking/evidence.py", "folds_of_evidence", "collect"),
+    ("xrec/ranking/evidence.py", "beside_popularity", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/experiments/exposures.py", "write_exposures", "collect"),
     # Sums by arm, slice (a category, a segment) and metric.
@@ -74,7 +74,7 @@ ALLOWED = {
     # A row a user and scope, which every source of candidates starts from; freed at the stage's end.
     ("xrec/generators/sources.py", "users_of_folds", "persist"),
     # A row a model and user of the select folds.
-    ("xrec/ranking/serving.py", "choose_model", "persist"),
+    ("xrec/ranking/evidence.py", "choose_model", "persist"),
 }
 
 

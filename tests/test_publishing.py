@@ -6,8 +6,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from xrec.config import Publish
+from xrec.ranking.evidence import Evidence
 from xrec.ranking.publishing import Check, GateError, check_staged, require_all
-from xrec.ranking.serving import Evidence
 
 pytestmark = pytest.mark.spark
 

@@ -33,9 +33,10 @@ from xrec.ranking.blend import (
     weight_grid,
 )
 from xrec.ranking.eligibility import EligibilityError
+from xrec.ranking.evidence import Serving
 from xrec.ranking.lists import ListsError, check_lists
 from xrec.ranking.publishing import GateError
-from xrec.ranking.serving import Serving, serving_rows
+from xrec.ranking.serving import serving_rows
 from xrec.runs.stage import StageContext, new_run_id
 from xrec.schemas import TABLES
 from xrec.storage.tables import MissingTableError, Tables, rows_from

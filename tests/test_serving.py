@@ -19,19 +19,10 @@ from xrec.config import Evaluation, Ranking, Settings, load_settings
 from xrec.evaluation.folds import Fold
 from xrec.generators.sources import serving_sources, sources_of
 from xrec.ranking.blend import Choice, blend
+from xrec.ranking.evidence import JudgedFold, as_served, choose_model, folds_of_evidence
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
 from xrec.ranking.rankers import RankerError, check_slots, rank_folds
-from xrec.ranking.serving import (
-    JudgedFold,
-    ServingError,
-    as_served,
-    choose_model,
-    contributing,
-    evidence_of,
-    folds_of_evidence,
-    read_model,
-    serving_rows,
-)
+from xrec.ranking.serving import ServingError, contributing, evidence_of, read_model, serving_rows
 from xrec.schemas import TABLES
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import rows_from

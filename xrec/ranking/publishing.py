@@ -12,7 +12,7 @@ from xrec import columns as C
 from xrec.config import Publish
 from xrec.evaluation.metrics import VALUES
 from xrec.evaluation.stability import judge_stability
-from xrec.ranking.serving import Evidence
+from xrec.ranking.evidence import Evidence
 
 NOT_COMPARED = "not asked: popularity serves, or the newest select fold has too few lists that hit to tell"
 """What the summary says where the model that serves cannot be compared with popularity."""
