@@ -17,16 +17,10 @@ from xrec.features.changed_users import (
     trained_exports,
 )
 from xrec.features.item_content import cold_shares, content_of, offered_then
-from xrec.features.sequence_export import (
-    build_vocabulary,
-    build_windows,
-    check_vocabulary,
-    describe_exports,
-    given_vectors,
-    num_categories_of,
-    summarise,
-)
+from xrec.features.sequence_export import describe_exports, summarise
 from xrec.features.sequence_files import write_exports
+from xrec.features.vocabulary import build_vocabulary, check_vocabulary, given_vectors, num_categories_of
+from xrec.features.windows import build_windows
 from xrec.ranking.eligibility import eligible_items
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute

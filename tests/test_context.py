@@ -18,8 +18,9 @@ from test_export import an_export, arrays_of, category_of, settings_of
 from xrec import columns as C
 from xrec.config import Settings
 from xrec.features.context import context_sizes, with_context
-from xrec.features.sequence_export import build_vocabulary, build_windows
 from xrec.features.sequence_files import ContractMismatchError, window_fields
+from xrec.features.vocabulary import build_vocabulary
+from xrec.features.windows import build_windows
 from xrec.sequence.context import Context
 from xrec.sequence.models import build_model, load_model, model_settings
 from xrec.sequence.ranks import train_all

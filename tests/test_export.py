@@ -20,17 +20,11 @@ from stores import Renaming
 from xrec import columns as C
 from xrec.config import Sequence, Settings, Storage
 from xrec.evaluation.folds import Fold
-from xrec.features.sequence_export import (
-    ExportError,
-    build_vocabulary,
-    build_windows,
-    check_vocabulary,
-    describe_exports,
-    num_categories_of,
-)
+from xrec.features.sequence_export import describe_exports
 from xrec.features.sequence_files import (
     ContractMismatchError,
     Export,
+    ExportError,
     Staged,
     export_settings,
     read_export,
@@ -41,6 +35,8 @@ from xrec.features.sequence_files import (
     write_staged,
 )
 from xrec.features.staged_vectors import find_staged
+from xrec.features.vocabulary import build_vocabulary, check_vocabulary, num_categories_of
+from xrec.features.windows import build_windows
 from xrec.storage.files import FilesError, absolute, count_rows, data_files, for_spark, read_json, write_bytes
 from xrec.storage.tables import Tables
 

@@ -28,7 +28,7 @@ ALLOWED = {
     ("xrec/features/index.py", "assign_dense_index", "collect"),
     ("xrec/features/item_content.py", "cold_shares", "collect"),
     ("xrec/features/outliers.py", "require_limits", "collect"),
-    ("xrec/features/sequence_export.py", "check_vocabulary", "collect"),
+    ("xrec/features/vocabulary.py", "check_vocabulary", "collect"),
     ("xrec/generators/als.py", "describe_vectors", "collect"),
     ("xrec/generators/sources.py", "describe_candidates", "collect"),
     ("xrec/ingest/cleaning.py", "_account", "collect"),

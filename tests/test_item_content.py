@@ -22,8 +22,8 @@ from xrec.features.item_content import (
     offered_then,
     price_levels,
 )
-from xrec.features.sequence_export import build_vocabulary, check_vocabulary
 from xrec.features.sequence_files import NUM_HASHES
+from xrec.features.vocabulary import build_vocabulary, check_vocabulary
 from xrec.sequence.content import Content
 from xrec.sequence.encode import cold_shift
 from xrec.sequence.item_encoder import ItemEncoder

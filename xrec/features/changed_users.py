@@ -33,7 +33,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Sequence, Settings, SettingsError
 from xrec.evaluation.folds import Fold, parse_time
-from xrec.features.sequence_export import NUM_ROWS, cut_windows, padding_rows, rows_of_each_shard
+from xrec.features.sequence_export import rows_of_each_shard
 from xrec.features.sequence_files import (
     CHANGED,
     UNCHANGED,
@@ -46,6 +46,7 @@ from xrec.features.sequence_files import (
     window_fields,
 )
 from xrec.features.staged_vectors import find_staged, read_vectors
+from xrec.features.windows import cut_windows, padding_rows
 from xrec.storage.files import absolute, count_rows, data_files
 from xrec.storage.tables import Tables
 
@@ -119,7 +120,7 @@ def build_changed(
     split = F.when(F.col(_SEEN).eqNullSafe(F.col("before")), F.lit(UNCHANGED)).otherwise(F.lit(CHANGED))
     rows = known.withColumn(C.SPLIT, split).select(*windows.columns)
     changed = rows.where(F.col(C.SPLIT) == CHANGED).groupBy(C.FOLD, C.SPLIT, C.SHARD)
-    counts = changed.agg(F.count("*").cast("int").alias(NUM_ROWS))
+    counts = changed.agg(F.count("*").cast("int").alias(C.NUM_ROWS))
     return rows.unionByName(padding_rows(counts, sequence, num_categories))
 
 

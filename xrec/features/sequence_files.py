@@ -48,6 +48,10 @@ _NOT_LEARNED = frozenset(
 """Settings that change how a training runs, not what it learns."""
 
 
+class ExportError(ValueError):
+    """Events that no windows can be made of, or shards that are not equal."""
+
+
 class ContractMismatchError(ValueError):
     """Files that are not what their contract says; the message names the file or column, what was found and expected."""
 
