@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,14 @@ import pytest
 import torch
 
 from sequence_world import settings_at, spec_of, write_world
-from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load_tensors
+from xrec.sequence import checkpoint
+from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load_tensors, save_epoch
 from xrec.sequence.models import load_model
 from xrec.sequence.progress import Epoch, Progress, best_of, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec
-from xrec.sequence.trainer import Trainer
-from xrec.storage.files import FilesError, names_in, read_json, write_json
+from xrec.sequence.trainer import Trainer, TrainingError
+from xrec.storage.files import FilesError, exists, names_in, read_json, write_bytes, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
 
@@ -263,6 +266,91 @@ def test_a_place_within_an_epoch_that_has_ended_since_is_not_gone_back_to(
     train_all([killed])
     assert "resuming after epoch 3 from" in capfd.readouterr().out
     assert_same_end(killed, whole)
+
+
+def test_a_training_that_falls_back_an_epoch_goes_on_within_it_after_the_next_kill(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its newest epoch is damaged; what was saved within its second try counts, though ``progress.json`` knew more."""
+    whole, killed, _ = killed_within(monkeypatch, tmp_path)
+    Path(killed.checkpoint, "begun.safetensors").unlink()
+    train_all([killed])
+    location = f"{killed.checkpoint}/progress.json"
+    write_json(location, {**read_json(location), "closed": False, "done": False})
+    damage(killed.checkpoint, 3)
+    take_step = Trainer._take_step
+
+    def late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+        if step % (num_steps // 3) == 4:
+            raise KilledError
+        return take_step(self, step, num_steps, sums, True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", late)
+        with pytest.raises(KilledError):
+            train_all([killed])
+    capfd.readouterr()
+    train_all([killed])
+    assert "resuming after epoch 2 and 4 steps of the next from" in capfd.readouterr().out
+    assert_same_end(killed, whole)
+
+
+def test_a_training_that_is_removed_leaves_nothing_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed while the last run's folder is removed: of it no epoch stays that a later run would take for its own."""
+    spec, expected, _ = interrupted(tmp_path)
+    location = f"{spec.checkpoint}/progress.json"
+    write_json(location, {**read_json(location), "closed": True, "done": True})
+    removed: list[str] = []
+    remove = checkpoint.remove
+
+    def remove_or_die(location: str) -> None:
+        if Path(location).is_dir():
+            Path(location, "settings.json").unlink()
+            raise KilledError
+        removed.append(location)
+        remove(location)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "remove", remove_or_die)
+        with pytest.raises(KilledError):
+            train_all([spec])
+    assert removed
+    train_all([spec])
+    assert "resuming" not in capfd.readouterr().out
+    assert exists(f"{spec.checkpoint}/settings.json")
+    again = load_progress(spec.checkpoint)
+    assert again is not None
+    assert [epoch.loss for epoch in again.epochs] == [epoch.loss for epoch in expected.epochs]
+
+
+def test_what_a_killed_save_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    spec, progress, tensors = interrupted(tmp_path)
+    rest = Path(spec.checkpoint, ".epoch-4.safetensors.0a1b2c3d")
+    rest.write_bytes(b"half")
+    save_epoch(spec.checkpoint, tensors, progress, num_kept=2)
+    assert not rest.exists()
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_bytes(f"{tmp_path}/folder/file", b"content")
+    assert names_in(f"{tmp_path}/folder") == []
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_a_training_that_diverges_stops_before_it_is_saved(tmp_path: Path, model: str) -> None:
+    settings = settings_at(tmp_path, epochs=4, learning_rate=1e30)
+    write_world(tmp_path, settings, num_users=100)
+    spec = spec_of(model, settings)
+    with pytest.raises(TrainingError, match=r"is (nan|inf), expected a finite number; lower sequence.learning_rate"):
+        train_all([spec])
+    assert [name for name in names_in(spec.checkpoint) if name.endswith(".safetensors")] == []
 
 
 def test_one_checkpoint_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

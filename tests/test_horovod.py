@@ -23,6 +23,7 @@ from xrec import columns as C
 from xrec.features.sequence_files import read_staged
 from xrec.features.staged_vectors import find_staged, read_vectors
 from xrec.sequence import exchange
+from xrec.sequence.checkpoint import find_progress
 from xrec.sequence.launch import _run_in_tasks, _train
 from xrec.sequence.progress import Progress, load_progress
 from xrec.sequence.ranks import train_all
@@ -205,6 +206,65 @@ def train_or_wait(self, epoch, *others):
 Trainer.train_epoch = train_or_wait
 main("gru")
 """
+
+
+KILLED_WITHIN = """
+import itertools
+import os
+import horovod.torch as hvd
+from xrec.runs.training import main
+from xrec.sequence import trainer
+
+take_step = trainer.Trainer._take_step
+steps = itertools.count(1)
+hours = itertools.count()
+
+class Clock:
+    perf_counter = trainer.time.perf_counter
+
+    @staticmethod
+    def monotonic():
+        return 3600.0 * next(hours) if hvd.rank() == 0 else 0.0
+
+def take_step_or_die(self, step, num_steps, sums, is_late):
+    taken = take_step(self, step, num_steps, sums, is_late)
+    if hvd.rank() == 1 and next(steps) == num_steps // self.spec.epochs + 4:
+        os._exit(1)
+    return taken
+
+trainer.time = Clock
+trainer.Trainer._take_step = take_step_or_die
+main("gru")
+"""
+
+
+def test_two_processes_save_within_an_epoch_and_one_goes_on_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the clock of process 0 alone; the other is killed in the fourth step of the second epoch."""
+    _, expected = train_here("gru", tmp_path / "whole")
+    settings = settings_at(tmp_path / "killed", epochs=EPOCHS)
+    write_world(tmp_path / "killed", settings)
+    (tmp_path / "killed_within.py").write_text(KILLED_WITHIN)
+    override = ("sequence.num_processes=2", "sequence.answer_timeout=20")
+    command = [sys.executable, str(tmp_path / "killed_within.py"), *job("gru", tmp_path / "killed", *override)[2:]]
+    ran = subprocess.run(
+        [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert ran.returncode != 0, ran.stdout + ran.stderr
+    spec = spec_of("gru", settings)
+    found = find_progress(spec.checkpoint, print)
+    assert found is not None
+    assert found.begun is not None, ran.stdout + ran.stderr
+    assert (found.last, found.begun.steps, len(found.begun.sums)) == (1, 3, 2)
+    capfd.readouterr()
+    progress = train_all([spec])[0]
+    assert "resuming after epoch 1 and 3 steps of the next from" in capfd.readouterr().out
+    assert_same_training(progress, expected)
 
 
 def test_a_rank_that_is_held_up_ends_the_training_in_time(tmp_path: Path) -> None:

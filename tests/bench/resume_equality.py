@@ -9,7 +9,8 @@ been killed --kills times or comes to its end before. Both end on the same numbe
 every second, so that it goes on within an epoch.
 
 - max_weight_difference: the largest absolute difference of a weight or an optimizer's number after the last epoch; 0 is equal
-- rows_seen_once: whether every row of the training split is in exactly one batch of an epoch, counted over both processes' shards
+- rows_seen_once: whether the loader gives every row of the training split in exactly one batch of an epoch, counted over both
+  processes' shards
 - kills: how many starts were killed while they ran
 - resumed_within: how many starts went on within an epoch
 """

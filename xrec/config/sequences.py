@@ -136,7 +136,7 @@ alone)."""
     num_checkpoints: Count = 2
     """Newest epochs that are kept, beside the best: what a resumed training goes on from where the newest file is damaged."""
     checkpoint_seconds: Count = 300
-    """Seconds of an epoch after which it is saved how far it is, so that a killed training loses no more than that."""
+    """Seconds of an epoch after which it is saved how far it is, so that a killed training takes no more steps again than these."""
 
     @model_validator(mode="after")
     def _context_once(self) -> Sequence:

@@ -8,7 +8,7 @@ A folder holds::
     epoch-<n>.safetensors      weights and optimizer state after epoch n: the newest epochs and the best ones; in its metadata
                                the progress until then and a checksum of both
     begun.safetensors          the same within the epoch after the newest: which steps of it are taken
-    progress.json              written last, whole or not at all: which files count, and how far the training is
+    progress.json              written after it, whole or not at all: how far the training was after the newest epoch
 
 Nothing in it is code, and nothing is run that loads it.
 """
@@ -30,6 +30,8 @@ from xrec.sequence.progress import Progress, best_of, load_progress, progress_of
 from xrec.storage.files import FilesError, names_in, read_bytes, remove, write_bytes
 
 _BEGUN = "begun.safetensors"
+_LENGTH, _LONGEST_HEADER = 8, 100_000_000
+"""Bytes: a safetensors file begins with the length of its header, which is no longer than this."""
 
 
 class DamagedError(FilesError):
@@ -52,8 +54,17 @@ def save_epoch(folder: str, tensors: dict[str, Tensor], progress: Progress, *, n
     save_progress(folder, progress)
     keep = {f"epoch-{epoch}.safetensors" for epoch in kept_epochs(progress, num_kept)}
     for name in names_in(folder):
-        if name.endswith(".safetensors") and name not in keep:
+        # Hidden is what a killed run had not written to its end.
+        if name.startswith(".") or (name.endswith(".safetensors") and name not in keep):
             remove(f"{folder}/{name}")
+
+
+def clear(folder: str) -> None:
+    """Remove a training: first what could be gone on from, so that a kill in between leaves nothing of the kind."""
+    for name in names_in(folder):
+        if name.endswith(".safetensors"):
+            remove(f"{folder}/{name}")
+    remove(folder)
 
 
 def save_newest(folder: str, tensors: dict[str, Tensor], progress: Progress) -> None:
@@ -85,7 +96,7 @@ def load_tensors(file: str) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load(content)
     except SafetensorError as error:
         raise DamagedError(f"{file}: damaged ({error}), expected a checkpoint's tensors; train again") from None
-    metadata = _metadata(content)
+    metadata = _metadata_of(file)
     found = _checksum(tensors, metadata.get("progress", ""))
     # Earlier versions wrote none.
     if found != (expected := metadata.get("sha256", found)):
@@ -117,8 +128,12 @@ def find_progress(folder: str, say: Callable[[str], None]) -> Progress | None:
     return begun if progress in (None, replace(begun, begun=None)) else progress
 
 
-def newest_undamaged(folder: str, progress: Progress, say: Callable[[str], None]) -> Progress | None:
-    """The progress up to the newest tensors that can be gone on from, which need the best epoch until then; None: there are none.
+def newest_undamaged(
+    folder: str, progress: Progress, say: Callable[[str], None]
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The newest tensors that can be gone on from, which need the best epoch until then, and the progress up to them.
+
+    None: there are none.
 
     Each damaged file on the way is named, and the newest one where it is missing.
     """
@@ -126,14 +141,12 @@ def newest_undamaged(folder: str, progress: Progress, say: Callable[[str], None]
     states = [progress] if progress.begun else []
     states += [_until(epoch, progress) for epoch in sorted(tried - {0}, reverse=True)]
     for earlier in states:
-        best = [epoch_file(folder, earlier.best)] if earlier.best else []
         try:
-            for file in dict.fromkeys([newest_file(folder, earlier), *best]):
-                load_tensors(file)
+            if earlier.best and (earlier.begun or earlier.best != earlier.last):
+                load_tensors(epoch_file(folder, earlier.best))
+            return earlier, load_tensors(newest_file(folder, earlier))
         except FilesError as error:
             say(f"{error}".replace("; train again", ""))
-        else:
-            return earlier
     return None
 
 
@@ -154,13 +167,18 @@ def _until(epoch: int, progress: Progress) -> Progress:
 def _told_by(file: str) -> Progress | None:
     """The progress in a file's metadata; None where it cannot be read, or tells of none."""
     with contextlib.suppress(FilesError, ValueError, AttributeError):
-        return progress_of(json.loads(_metadata(read_bytes(file)).get("progress", "null")), file)
+        return progress_of(json.loads(_metadata_of(file).get("progress", "null")), file)
     return None
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def _metadata_of(file: str) -> dict[str, str]:
     """What a safetensors file says beside its tensors; its header is JSON, behind its length in 8 bytes."""
-    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    length = int.from_bytes(read_bytes(file, end=_LENGTH), "little")
+    if length > _LONGEST_HEADER:
+        raise DamagedError(
+            f"{file}: damaged (a header of {length:,} bytes), expected a checkpoint's tensors; train again"
+        )
+    header: dict[str, Any] = json.loads(read_bytes(file, start=_LENGTH, end=_LENGTH + length))
     return dict(header.get("__metadata__", {}))
 
 

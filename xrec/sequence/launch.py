@@ -7,6 +7,7 @@ driver never loads it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -153,7 +154,7 @@ def describe_training(specs: Sequence[TrainingSpec], progresses: Sequence[Progre
         "loss": " ".join(f"{epoch.loss:.3f}" for epoch in progress.epochs),
         "vocabulary": f"{spec.export.vocabulary_size:,} items",
         "seconds an epoch": f"{sum(epoch.seconds for epoch in progress.epochs) / progress.last:.1f}",
-        "processes": f"{spec.settings.sequence.num_processes}",
+        "processes": _num_processes(spec),
         "digest": spec.digest,
     }
 
@@ -163,9 +164,14 @@ def describe_encoding(specs: Sequence[TrainingSpec], encoded: Sequence[Staged]) 
     return {
         "trained": f"nothing: the model of {specs[-1].export.trained_on} encodes",
         "users encoded": f"{encoded[-1].users:,}",
-        "processes": f"{specs[-1].settings.sequence.num_processes}",
+        "processes": _num_processes(specs[-1]),
         "digest": specs[-1].digest,
     }
+
+
+def _num_processes(spec: TrainingSpec) -> str:
+    """Those that horovodrun started, or that Spark was asked for."""
+    return os.environ.get("HOROVOD_SIZE", f"{spec.settings.sequence.num_processes}")
 
 
 def _print_figures(figures: Figures) -> None:
@@ -194,10 +200,12 @@ def _tune(spec: TrainingSpec, journal: str | None = None) -> list[Trial]:
 def _as_rank(work: Callable[..., Any], of: Any, journal: str) -> Any:
     try:
         return work(of, journal)
-    except ValueError as error:
+    except Exception as error:
         # Horovod tells the driver no more than that a process has ended.
         own, of_another = _complaints(journal)
-        write_json(of_another if isinstance(error, LostRankError) else own, {"message": str(error)})
+        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):  # the disk that is full may be this one
+            write_json(of_another if isinstance(error, LostRankError) else own, {"message": message})
         raise
 
 

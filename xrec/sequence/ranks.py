@@ -64,7 +64,8 @@ def train_all(specs: Sequence[TrainingSpec], journal: str | None = None) -> list
                 progress = _leave_out(spec, say, f"{error}")
                 left_out.append(spec.export.fold)
             progresses.append(progress)
-        for spec, progress in zip(specs, progresses, strict=True):
+        # The newest first: where a kill comes in between, the oldest, which takes longest, is not trained again.
+        for spec, progress in reversed([*zip(specs, progresses, strict=True)]):
             if progress.epochs:
                 close(spec, progress)
         return progresses

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import horovod.torch as hvd
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from xrec.features.sequence_files import TRAIN, VALIDATION
 from xrec.sequence.checkpoint import (
+    clear,
     epoch_file,
     find_progress,
     load_tensors,
-    newest_file,
     newest_undamaged,
     save_epoch,
     save_newest,
@@ -41,7 +41,7 @@ from xrec.sequence.trained_on import TrainedOn
 from xrec.sequence.validation import Scores, validate
 from xrec.sequence.vocabulary import Vocabulary
 from xrec.sequence.warm_start import Learned
-from xrec.storage.files import remove, write_json
+from xrec.storage.files import write_json
 
 Say = Callable[[str], None]
 
@@ -164,7 +164,8 @@ class Trainer:
             if goes_on is not None and not progress.done and not goes_on(progress):
                 return progress
         if progress.best != progress.last:
-            self._restore(epoch_file(self.spec.checkpoint, progress.best))
+            best = epoch_file(self.spec.checkpoint, progress.best)
+            self._restore(load_tensors(best) if hvd.rank() == 0 else {})
         return progress
 
     def score(self, model: SequenceModel) -> Scores | None:
@@ -174,28 +175,30 @@ class Trainer:
     def _start(self) -> Progress:
         """Progress to go on from: rank 0 decides, and all ranks get its weights."""
         progress = Progress(digest=self.spec.lineage, version=self.spec.export.version, goes_on_from=self.goes_on_from)
+        saved: Mapping[str, Tensor] = {}
         if hvd.rank() == 0:
-            progress = self._resume_or_clear(progress)
+            progress, saved = self._resume_or_clear(progress)
         progress = Progress(**vars(hvd.broadcast_object(progress, root_rank=0, name="progress")))
-        if progress.last or progress.begun:
-            self._restore(newest_file(self.spec.checkpoint, progress))
-        else:
-            share_first(self._tensors())
+        self._restore(saved)
         return progress
 
-    def _resume_or_clear(self, fresh: Progress) -> Progress:
+    def _resume_or_clear(self, fresh: Progress) -> tuple[Progress, Mapping[str, Tensor]]:
+        """The progress to go on from and its tensors, or a fresh one and none, with its folder made ready."""
         folder = self.spec.checkpoint
         found = find_progress(folder, self.say)
         where = f"{self.spec.model} {self.spec.export.fold}"
         is_ours = found and not found.closed and (found.digest, found.version) == (fresh.digest, fresh.version)
         if found and is_ours and (found.last or found.begun):
-            readable = newest_undamaged(folder, found, self.say)
-            if readable is None:
+            undamaged = newest_undamaged(folder, found, self.say)
+            if undamaged is None:
                 self.say(f"{where}: no epoch of the unfinished training in {folder} can be read: starting afresh")
-            elif load_tensors(newest_file(folder, readable)).keys() == self._tensors().keys():
+            elif undamaged[1].keys() == self._tensors().keys():
+                readable = undamaged[0]
                 steps = f" and {readable.begun.steps:,} steps of the next" if readable.begun else ""
                 self.say(f"{where}: resuming after epoch {readable.last}{steps} from {folder}")
-                return readable
+                if readable.last:  # what is saved within the next epoch is held against this
+                    save_progress(folder, replace(readable, begun=None))
+                return undamaged
             else:
                 self.say(
                     f"{where}: found an unfinished training by another version of xrec in {folder}: starting afresh"
@@ -205,13 +208,13 @@ class Trainer:
                 f"{where}: found an unfinished training of data version {found.version}, settings {found.digest}; now they "
                 f"are {fresh.version}, {fresh.digest}: starting afresh"
             )
-        remove(folder)
+        clear(folder)
         write_json(f"{folder}/settings.json", self.model_settings)
         start_bias_V = ItemEncoder.start_bias(self.targets.popularity, self.loss.start)
         self.trained_on.save(folder, self.vocabulary.item_ids, start_bias_V.numpy())
         if self.spec.start_from is not None:
             self.say(f"{where}: goes on from {fresh.goes_on_from}; the others start as in a fresh training")
-        return fresh
+        return fresh, {}
 
     def _saver(self, progress: Progress, started: float) -> Callable[[int, list[list[float]]], None]:
         """Saves the epoch after ``progress`` as far as it is: the steps taken, and each rank's sums of them."""
@@ -222,12 +225,11 @@ class Trainer:
 
         return save
 
-    def _restore(self, file: str) -> None:
-        """Rank 0's tensors of a file, on all ranks."""
+    def _restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Rank 0's tensors, those ``saved`` in their place, on all ranks."""
         tensors = self._tensors()
-        if hvd.rank() == 0:
-            for name, saved in load_tensors(file).items():
-                tensors[name].copy_(saved)
+        for name, tensor in saved.items():
+            tensors[name].copy_(tensor)
         share_first(tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -290,7 +292,7 @@ class Trainer:
                 loss, weight = self._loss(batch, negatives_S)
                 loss.backward()  # type: ignore[no-untyped-call]
                 sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
-            is_late = save is not None and time.monotonic() - saved >= self.sequence.checkpoint_seconds
+            is_late = hvd.rank() == 0 and time.monotonic() - saved >= self.sequence.checkpoint_seconds
             is_due = self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums, is_late)
             totals += sums
             if is_due and save is not None:
@@ -301,11 +303,7 @@ class Trainer:
         for stream in streams:
             assert next(stream, None) is None, "a shard has rows left after the epoch"
         loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
-        if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"{self.spec.model} {self.spec.export.fold}, epoch {epoch}: the loss is {loss_sum}, expected a finite number; "
-                f"lower sequence.learning_rate ({self.sequence.learning_rate})"
-            )
+        self._check_finite(loss_sum, "loss")
         return float(loss_sum / weight_sum)
 
     def _loss(self, batch: Windows, negatives_S: Tensor) -> tuple[Tensor, float]:
@@ -326,7 +324,7 @@ class Trainer:
         return loss, float(asked.weights_P.sum())
 
     def _take_step(self, step: int, num_steps: int, sums: Tensor, is_late: bool) -> bool:
-        """Sum the gradients over the ranks, divide by the weight of all their targets, and step; whether a rank is late to save."""
+        """Sum the gradients over the ranks, divide by the weight of all their targets, and step; whether rank 0 is late to save."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         shared = torch.tensor([sums[1], is_late], dtype=torch.float64)
         sum_over_ranks(gradients, name="gradients")
@@ -334,11 +332,20 @@ class Trainer:
             shared = hvd.allreduce(shared, op=hvd.Sum, name="weight")
         weight, num_late = shared.tolist()
         torch._foreach_div_(gradients, max(weight, 1e-9))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self._check_finite(float(norm), "gradient's norm")
         for group in self.optimizer.param_groups:
             group["lr"] = self.sequence.learning_rate * schedule(step, num_steps)
         self.optimizer.step()
         return bool(num_late)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        """Raise where a training diverged, before it is saved; all ranks have the same value."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.spec.model} {self.spec.export.fold}: the {what} is {value}, expected a finite number; lower "
+                f"sequence.learning_rate ({self.sequence.learning_rate})"
+            )
 
 
 def close(spec: TrainingSpec, progress: Progress) -> None:

@@ -118,11 +118,11 @@ def remove(location: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
-def read_bytes(location: str) -> bytes:
-    """A file's content; raises :class:`FilesError` where it is missing."""
+def read_bytes(location: str, start: int | None = None, end: int | None = None) -> bytes:
+    """A file's content, or its bytes from ``start`` until before ``end``; raises :class:`FilesError` where it is missing."""
     filesystem, path = fsspec.core.url_to_fs(location)
     try:
-        return bytes(filesystem.cat_file(path))
+        return bytes(filesystem.cat_file(path, start=start, end=end))
     except FileNotFoundError:
         raise FilesError(f"{location}: no such file") from None
 
@@ -143,11 +143,15 @@ def write_bytes(location: str, content: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with temporary.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(target)
+    try:
+        with temporary.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(target)
+    except OSError:  # a full disk is not filled further
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _replace_file(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
