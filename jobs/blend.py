@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
-from xrec.ranking.blend import SOURCE, blend, choice_rows, choose_weights, describe_choices, equal_weights
+from xrec.ranking.blend import CUT_OFF, SOURCE, blend, choice_rows, choose_weights, describe_choices, equal_weights
+from xrec.ranking.lists import in_scope
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
 
@@ -24,7 +25,7 @@ def run(context: StageContext) -> Figures:
     """
     tables, settings = context.tables, context.settings
     scope = settings.ranking.scope
-    candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
+    candidates = in_scope(tables.read("candidates"), context.folds, scope)
     older = {fold.name: [one.name for one in select_folds_before(fold, context.folds)] for fold in context.folds}
     names = [name for name in older if older[name] or name == context.main_fold.name]
     choices = choose_weights(
@@ -39,7 +40,7 @@ def run(context: StageContext) -> Figures:
         context.say(f"{name}: {figure}")
     rows = [row for name in names for row in choice_rows(name, choices[name])]
     tables.write("blend_weights", rows_from(context.spark, "blend_weights", rows))
-    longest = max(settings.ranking.top_k, *settings.evaluation.ks)
+    longest = max(settings.ranking.top_k, *settings.evaluation.ks, CUT_OFF)
     blended = [
         blend(candidates.where(F.col(C.FOLD) == name), choices[name], settings.ranking, k=longest) for name in names
     ]

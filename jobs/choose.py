@@ -1,6 +1,6 @@
 """choose: which model serves, by its lists in the select folds, and that model's lists as those that are served.
 
-./spark-submit.sh jobs/choose.py --set ranking.scope=home
+./spark-submit.sh jobs/choose.py --set evaluation.confidence=0.99
 """
 
 from functools import reduce
@@ -14,6 +14,7 @@ from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import SOURCE as BLEND
 from xrec.ranking.blend import read_choices
 from xrec.ranking.evidence import JudgedFold, choose_model, folds_of_evidence
+from xrec.ranking.lists import in_scope
 from xrec.ranking.serving import describe_serving, served_lists, serving_rows
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
@@ -24,7 +25,7 @@ def run(context: StageContext) -> Figures:
     tables, settings, main_fold = context.tables, context.settings, context.main_fold
     scope, sources = settings.ranking.scope, serving_sources(settings)
     select = select_folds_before(main_fold, context.folds)
-    candidates = tables.read("candidates").where(F.col(C.SCOPE) == scope)
+    candidates = in_scope(tables.read("candidates"), context.folds, scope)
     singles = [*sources, C.FUSION]
     evidence, learning = folds_of_evidence(select, candidates, (BLEND, *settings.ranker.models))
     serving = choose_model(

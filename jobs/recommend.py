@@ -1,6 +1,6 @@
 """recommend: the main fold's lists, with reasons and versions, staged for the gate; a rerun of a date replaces that date only.
 
-./spark-submit.sh jobs/recommend.py --set ranking.scope=home --set ranking.top_k=10
+./spark-submit.sh jobs/recommend.py --set ranking.top_k=10
 """
 
 from pyspark.sql import functions as F

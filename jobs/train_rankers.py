@@ -12,7 +12,9 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
+from xrec.ranking.blend import CUT_OFF
 from xrec.ranking.features import FoldFacts, feature_rows
+from xrec.ranking.lists import in_scope
 from xrec.ranking.rankers import check_slots, rank_folds
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.files import absolute
@@ -34,8 +36,9 @@ def run(context: StageContext) -> Figures:
         tables.write("candidates", nothing, fold=names, source=list(models))
         return {"rankers": "none (no select fold to learn from)"}
     check_slots(context.spark, settings.ranker)
-    sources, in_scope = serving_sources(settings), F.col(C.SCOPE) == settings.ranking.scope
-    longest = max(settings.ranking.top_k, *settings.evaluation.ks)
+    sources = serving_sources(settings)
+    proposed = in_scope(tables.read("candidates"), context.folds, settings.ranking.scope)
+    longest = max(settings.ranking.top_k, *settings.evaluation.ks, CUT_OFF)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/rankers-{context.main_fold.name}"
     with shared_folder(place) as folder:
         features = {}
@@ -46,7 +49,7 @@ def run(context: StageContext) -> Figures:
                 user_categories=tables.read("user_categories", fold=fold.name),
                 items=tables.read("items"),
             )
-            candidates = tables.read("candidates", fold=fold.name).where(in_scope)
+            candidates = proposed.where(F.col(C.FOLD) == fold.name)
             features[fold] = folder.keep(feature_rows(candidates, facts, sources, settings.ranking))
             context.say(f"{fold.name}: features done")
         ranked = rank_folds(

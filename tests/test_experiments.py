@@ -249,6 +249,7 @@ BAD_LINES = [
     "u1,i1,2024-03-01 10:00:00,,lists,1",
     "u1,i1,2024-03-01 10:00:00,spring,lists,first",
     "u1,i1,2024-03-01 10:00:00,spring,lists,0",
+    "u1,i1,2024-03-01 10:00:00,spring,lists,20240517120000",
     "gone,i1,2024-03-01 10:00:00,spring,lists,0",
     "gone,i1,2024-03-01 10:00:00,spring,lists,1",
     "one column too,many,2024-03-01 10:00:00,spring,lists,1,1",
@@ -260,8 +261,8 @@ def test_every_row_is_accounted_for_and_a_delivery_replaces_itself(spark: SparkS
     tables.write("opt_outs", spark.createDataFrame([("", "gone")], "platform string, user_id string"))
     figures = load(spark, tmp_path, BAD_LINES)
     assert figures == {
-        "exposures": "14 read, 3 kept, 10 rejected, 1 duplicate",
-        "rejected_rank_unparsable": "3",
+        "exposures": "15 read, 3 kept, 11 rejected, 1 duplicate",
+        "rejected_rank_unparsable": "4",
         "rejected_experiment_missing": "1",
         "rejected_opted_out": "1",
         "rejected_row_malformed": "1",

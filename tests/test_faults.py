@@ -30,7 +30,7 @@ EXACT_TABLES = {
 
 
 def assert_same_result(disturbed: Path, undisturbed: Path) -> None:
-    """The same rows; scores within 1e-4 relative, where near-ties may swap (design, section 2)."""
+    """The same rows; scores within 1e-4 relative, where near-ties may swap."""
     for name, key in EXACT_TABLES.items():
         left, right = (
             read_table(root, name)

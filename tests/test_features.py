@@ -223,6 +223,40 @@ def test_half_life_halves_the_weight(spark: SparkSession) -> None:
     assert [row["weight"] for row in weighted] == pytest.approx([1.0, 0.5, 0.25])
 
 
+def test_who_was_away_for_long_has_the_home_categories_that_he_had(spark: SparkSession) -> None:
+    """Weights of 2^-43 and less, and of ages at which a double is 0: shares are what counts."""
+    of_category = {"a": 3, "b": 3, "c": 2, "d": 2}
+    homes = {}
+    for days in (0, 43, 5000):
+        rows = [
+            (f"{category}{number}", 0, number, "purchase", AS_OF - timedelta(days=days), category, True)
+            for category, count in of_category.items()
+            for number in range(count)
+        ]
+        events = spark.createDataFrame(rows, EVENTS_DDL).withColumns(of_fold())
+        found = user_categories_of(weigh(events, Weights(half_life_days=1.0)), Categories()).collect()
+        assert all(row["weight"] > 0 for row in found)
+        homes[days] = {row["category"] for row in found if row["home"]}
+    assert homes == {days: {"a", "b", "c"} for days in homes}
+
+
+def test_what_an_item_is_bought_for_is_known_by_its_purchases(spark: SparkSession) -> None:
+    """Looking at it later is no purchase, and a purchase without a quantity is one unit."""
+    events = [(100, "purchase", None, 10.0), (90, "purchase", 3.0, 30.0), (1, "view", 5.0, 99.0)]
+    rows = [
+        (f"{user}-{age}", user, 0, kind, AS_OF - timedelta(days=age), "c", True, quantity, price)
+        for user in (0, 1)
+        for age, kind, quantity, price in events
+        if user == 0 or kind == "view"
+    ]
+    ddl = f"{EVENTS_DDL}, quantity double, price double"
+    events = spark.createDataFrame(rows, ddl).withColumns({**of_fold(), "is_outlier": F.lit(False)})
+    found = {row["user_idx"]: row for row in interactions_of(weigh(events, WEIGHTS), Categories()).collect()}
+    newest = {user: row["last_ts"].replace(tzinfo=timezone.utc) for user, row in found.items()}
+    assert newest == {0: AS_OF - timedelta(days=90), 1: AS_OF - timedelta(days=1)}
+    assert [(row["units"], row["spend"]) for row in (found[0], found[1])] == [(4.0, 40.0), (None, None)]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.75, 1.0])
 def test_balancing_gives_each_category_its_share(events: DataFrame, rows: list, alpha: float) -> None:
     counts = Counter(row[5] for row in rows)

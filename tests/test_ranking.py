@@ -6,7 +6,7 @@ import itertools
 import random
 import runpy
 from collections import defaultdict
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from pyspark.sql import functions as F
 from ranked import RANKED, as_lists
 from xrec import columns as C
 from xrec.config import Ranking, Settings, load_settings
+from xrec.evaluation.folds import Fold
 from xrec.lists import ranked_rows
 from xrec.ranking.blend import (
+    CUT_OFF,
     LEAST_POPULARITY,
     MOST_PARTS,
     MOST_POINTS,
@@ -34,8 +36,9 @@ from xrec.ranking.blend import (
 )
 from xrec.ranking.eligibility import EligibilityError
 from xrec.ranking.evidence import Serving
-from xrec.ranking.lists import ListsError, check_lists
+from xrec.ranking.lists import ListsError, check_lists, in_scope
 from xrec.ranking.publishing import GateError
+from xrec.ranking.reasons import with_reasons
 from xrec.ranking.serving import serving_rows
 from xrec.runs.stage import StageContext, new_run_id
 from xrec.schemas import TABLES
@@ -331,6 +334,49 @@ def test_the_home_scope_does_not_call_a_touched_category_new(spark: SparkSession
     reasons = {row["item_id"]: row["reason"] for (_, user, _), row in recommended(context).items() if user == "u0"}
     assert reasons["i3"].startswith("Beyond your usual categories: stoves. ")
     assert reasons["i6"].startswith("New for you: maps. ")
+
+
+def test_a_category_that_the_user_had_long_ago_is_not_new(spark: SparkSession, warehouse: Path) -> None:
+    tables = Tables(spark, settings_at(warehouse).storage)
+    mixes = spark.createDataFrame([(FOLD, 0, "lamps", 9.0, False, True, True)], TABLES["user_categories"].columns)
+    lists = spark.createDataFrame(
+        [(0, 4, "lamps", "als"), (0, 6, "maps", "als")], "user_idx int, item_idx int, category string, source string"
+    )
+    found = with_reasons(lists, tables.read("interactions", fold=FOLD), mixes, tables.read("items")).collect()
+    reasons = {row["category"]: row["reason"] for row in found}
+    assert reasons["lamps"].startswith("Beyond your usual categories: lamps. ")
+    assert reasons["maps"].startswith("New for you: maps. ")
+
+
+def test_a_scope_without_lists_is_named(spark: SparkSession) -> None:
+    """A fold that chooses has lists in the scope that served when they were made."""
+    as_of = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    folds = [Fold(name=name, as_of=as_of, horizon=timedelta(days=20), purpose="select") for name in ("s-1", "s-2")]
+    rows = [
+        ("s-1", "als", "touched", 0, 1, 1.0, 1),
+        ("s-1", "als", "home", 0, 1, 1.0, 1),
+        ("s-2", "als", "touched", 0, 1, 1.0, 1),
+    ]
+    candidates = as_lists(spark.createDataFrame(rows, CANDIDATES))
+    assert in_scope(candidates, folds, "touched").count() == 2
+    assert in_scope(candidates, folds[:1], "home").count() == 1
+    with pytest.raises(
+        ListsError, match=r"fold 's-2' in other scopes alone, expected scope 'home'.*from candidates on"
+    ):
+        in_scope(candidates, folds, "home")
+
+
+@pytest.mark.delta
+def test_what_learns_has_lists_as_long_as_it_is_judged_by(spark: SparkSession, tmp_path: Path) -> None:
+    """Also where fewer places are shown: the sources that it is compared with have so many."""
+    settings = settings_at(tmp_path, "ranking.top_k=2", "evaluation.ks=[2]")
+    tables = Tables(spark, settings.storage)
+    write_facts(spark, tables)
+    for source in ("popularity", "als"):
+        write_candidates(spark, tables, source, {("touched", 0): [*range(15)]})
+    run_job("blend", spark, settings)
+    rows = Tables(spark, settings.storage).read("candidates").where("source in ('blend', 'fusion')").collect()
+    assert [len(row["items"]) for row in rows] == [CUT_OFF, CUT_OFF]
 
 
 @pytest.mark.delta

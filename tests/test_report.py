@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import load_settings
+from xrec.reporting.drawing import canvas, to_svg
 from xrec.reporting.facts import Cleaning, Count, Customer, Facts, Flow, Flows, Share, Training
 from xrec.reporting.gather import gather
 from xrec.reporting.page import render
@@ -285,6 +286,21 @@ def test_a_slice_that_nobody_hits_is_a_sentence_and_no_figure() -> None:
     assert 'id="models-touched-cold-items"' not in page
     assert 'id="models-touched"' in page
     assert sentence not in render(facts)
+
+
+def test_where_nobody_has_a_target_that_is_said() -> None:
+    """The other scope has targets, so that no stage is missing."""
+    facts = make_facts()
+    others = [row for row in facts.metrics if row["slice"] != facts.scope]
+    lines = headline(replace(facts, metrics=others, missing={}))
+    assert lines[-1] == "Its accuracy is not known: nobody has a target there."
+
+
+@pytest.mark.parametrize("name", ["A\x0bB", "\x00", "\x1f", "\ufffe"])
+def test_a_name_that_no_page_can_hold_is_drawn_without_it(name: str) -> None:
+    with canvas(3, 2) as (figure, [axes]):
+        axes.set_title(name)
+    assert "<svg" in to_svg(figure, name="x", title="t")
 
 
 def test_select_folds_are_not_to_be_reported() -> None:

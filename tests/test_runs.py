@@ -5,17 +5,26 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from xrec.config import Settings, load_settings
-from xrec.runs.stage import describe_error
+from xrec.config import Settings, as_arguments, load_settings
+from xrec.runs.stage import StageContext, command_from, describe_error
 from xrec.runs.stages import STAGE_NAMES, STAGES, needed_sources, reads_of, select_stages, writes_of
 from xrec.session import build_session
 
 _TASK = "An error occurred while calling o1.save.\n: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while "
+
+
+def test_the_command_that_goes_on_has_the_settings_of_the_run() -> None:
+    given = as_arguments(["conf/my shop.yaml"], ["als.rank=32", "ranking.sources=[als]"])
+    context = StageContext(spark=MagicMock(), settings=MagicMock(), run_id="r", given=given)
+    settings = "--config 'conf/my shop.yaml' --set als.rank=32 --set 'ranking.sources=[als]'"
+    assert command_from("fold", context) == f"./spark-submit.sh jobs/pipeline.py --from fold {settings}"
+    assert command_from("read_filters", context) == f"./spark-submit.sh jobs/read_filters.py {settings}"
 
 
 def test_a_full_disk_is_named_with_its_place_and_what_to_do() -> None:

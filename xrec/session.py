@@ -15,7 +15,7 @@ _ALWAYS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # What a folder's name says is a text, like all that is read: category=0042 is not 42.
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
-    # A reader of the export must see whole files: no deletion vectors (design, decision 5).
+    # A reader of the export must see whole files: no deletion vectors.
     "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
     # Rows that were brought together by user stay so when they are joined by user and item.
     "spark.sql.requireAllClusterKeysForCoPartition": "false",

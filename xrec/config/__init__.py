@@ -31,7 +31,7 @@ from xrec.config.inputs import (
     Users,
 )
 from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
-from xrec.config.loading import DEFAULT_CONFIG, add_arguments, describe, load_settings
+from xrec.config.loading import DEFAULT_CONFIG, add_arguments, as_arguments, describe, load_settings
 from xrec.config.publish import Publish
 from xrec.config.ranking import TREND, Ranker, Ranking
 from xrec.config.sequences import ItemVectors, Sequence
@@ -91,6 +91,7 @@ __all__ = [
     "Users",
     "Weights",
     "add_arguments",
+    "as_arguments",
     "attributes_in",
     "describe",
     "load_settings",

@@ -34,7 +34,8 @@ class Folds(Frozen):
     """test: a backtest, judged by its horizon; serve: the lists that go out, judged later; select: the older folds alone, which \
 may choose settings."""
     as_of: str = "latest"
-    """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event."""
+    """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event, and where the lists are \
+judged (test, select) one horizon before that."""
     horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
     num_select: Annotated[int, Field(ge=0, le=12)] = 3

@@ -88,20 +88,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def as_arguments(config: abc.Sequence[str], overrides: abc.Sequence[str]) -> list[str]:
+    """Files and overrides as a command takes them: ``--config FILE ... --set KEY=VALUE ...``."""
+    files = [part for file in config for part in ("--config", file)]
+    return [*files, *[part for override in overrides for part in ("--set", override)]]
+
+
 def describe() -> abc.Iterator[str]:
     """One line a settings key: name, type, default, meaning."""
     for key, kind, default, meaning in _fields(Settings, ""):
-        yield f"  {key} ({kind}, default {default})\n      {meaning}"
+        yield f"  {key} ({kind}, {default})\n      {meaning}"
 
 
-def _fields(model: type[BaseModel], prefix: str) -> abc.Iterator[tuple[str, str, str, str]]:
+def _fields(model: type[BaseModel], prefix: str, required: str = "required") -> abc.Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
         nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         section = next((kind for kind in nested if issubclass(kind, BaseModel)), None)
         if section is not None and get_origin(field.annotation) is not dict:
-            yield from _fields(section, f"{prefix}{name}.")
+            is_optional = type(None) in get_args(field.annotation)
+            yield from _fields(
+                section, f"{prefix}{name}.", f"required where {prefix}{name} is used" if is_optional else required
+            )
             continue
-        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        default = required if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
         yield f"{prefix}{name}", _type_name(field.annotation), default, " ".join((field.description or "").split())
 
 

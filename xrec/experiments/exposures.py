@@ -75,7 +75,7 @@ def load_exposures(spark: SparkSession, settings: Settings, exposures: Exposures
             C.USER_ID: hidden(text(columns.user_id), None if exposures.pseudonymised else key),
             C.ITEM_ID: text(columns.item_id),
             C.SHOWN_TS: plausible(timestamp_of(shown, time_in(raw, columns.shown_ts, exposures.time))),
-            C.RANK: number_of(rank).cast("int"),
+            C.RANK: number_of(rank).try_cast("int"),
         }
     )
     platforms = [source.log.platform for source in settings.sources]

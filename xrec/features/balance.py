@@ -1,4 +1,4 @@
-"""Balancing of the training rows, for training alone (design, decision 4): categories, users, and a floor for the tail.
+"""Balancing of the training rows, for training alone: categories, users, and a floor for the tail.
 
 A category with n_c of the n rows gets a share p_c proportional to n_c^alpha, so each of its rows gets the factor
 f_c = p_c n / n_c, and at least ``min_rows`` / n_c; a user with n_u rows likewise f_u = p_u n / n_u, p_u proportional to

@@ -1,4 +1,4 @@
-"""Interactions, user categories and targets of folds (design, section 1).
+"""Interactions, user categories and targets of folds.
 
 All come from **all** clean events of a fold, before any filter on item or user counts: otherwise a category counts as
 new because the bought item was filtered away.
@@ -14,6 +14,8 @@ from xrec.config import Categories, Weights
 from xrec.evaluation.folds import Fold
 
 _SECONDS_A_DAY = 86_400.0
+_LEAST_DECAY = 1e-100
+"""An event however old has a weight: shares of nothing but zeros are no shares."""
 
 
 def weigh(histories: DataFrame, weights: Weights) -> DataFrame:
@@ -26,7 +28,8 @@ def weigh(histories: DataFrame, weights: Weights) -> DataFrame:
     if weights.quantity_power:
         weight = weight * F.pow(F.coalesce(C.QUANTITY, F.lit(1.0)), F.lit(weights.quantity_power))
     if weights.half_life_days is not None:
-        weight = weight * F.pow(F.lit(0.5), _age_days() / F.lit(weights.half_life_days))
+        decay = F.pow(F.lit(0.5), _age_days() / F.lit(weights.half_life_days))
+        weight = weight * F.greatest(decay, F.lit(_LEAST_DECAY))
     return histories.withColumn(C.WEIGHT, weight)
 
 
@@ -40,9 +43,10 @@ def interactions_of(weighted: DataFrame, categories: Categories) -> DataFrame:
     return weighted.groupBy(C.FOLD, C.USER_IDX, C.ITEM_IDX).agg(
         F.sum(C.WEIGHT).alias(C.WEIGHT),
         F.count("*").cast("int").alias(C.NUM_EVENTS),
-        F.max(C.EVENT_TS).alias(C.LAST_TS),
+        # Who looks at what he has bought has not bought it again.
+        F.coalesce(F.max(F.when(is_counting, F.col(C.EVENT_TS))), F.max(C.EVENT_TS)).alias(C.LAST_TS),
         F.max(is_counting).alias(C.COUNTING),
-        F.sum(F.when(is_counting, F.col(C.QUANTITY))).alias(C.UNITS),
+        F.sum(F.when(is_counting, F.coalesce(C.QUANTITY, F.lit(1.0)))).alias(C.UNITS),
         F.sum(F.when(is_counting, F.col(C.PRICE))).alias(C.SPEND),
         F.count_if(C.IS_OUTLIER).cast("int").alias(C.NUM_OUTLIERS),
     )
@@ -68,7 +72,7 @@ def user_categories_of(weighted: DataFrame, categories: Categories) -> DataFrame
     covered_before = F.coalesce(F.sum(C.WEIGHT).over(before), F.lit(0.0))
     # The first category is home whatever its share; a further one while those before it do not cover enough.
     is_home = (F.row_number().over(heaviest_first) == 1) | (
-        covered_before < F.lit(categories.home_coverage) * F.sum(C.WEIGHT).over(a_user) - F.lit(1e-9)
+        covered_before < F.lit(categories.home_coverage - 1e-9) * F.sum(C.WEIGHT).over(a_user)
     )
     return mix.withColumn(C.HOME, is_home)
 

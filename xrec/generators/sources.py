@@ -15,6 +15,7 @@ from xrec import columns as C
 from xrec.config import TREND, Feedback, Settings
 from xrec.evaluation.folds import Fold
 from xrec.features.feedback import resting_pairs
+from xrec.features.item_content import offered_then
 from xrec.features.sequence_files import MODELS
 from xrec.features.trend import with_trend
 from xrec.generators import (
@@ -244,8 +245,10 @@ def _transition_categories(given: Given) -> DataFrame:
 
 def _content(given: Given) -> DataFrame:
     items, interactions, settings = given.tables.read("items"), given.read("interactions"), given.settings
+    offered, eligible = offered_then(settings.catalogue, interactions), given.eligible
+    eligible = eligible if offered is None else eligible.join(offered, C.ITEM_IDX, how="left_semi")
     return content.content_candidates(
-        given.users, given.eligible, items, interactions, settings.content, settings.ranking, given.folder
+        given.users, eligible, items, interactions, settings.content, settings.ranking, given.folder
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -20,6 +21,24 @@ class ListsError(ValueError):
     """Lists that an earlier stage should have made are not there."""
 
 
+def in_scope(candidates: DataFrame, folds: Sequence[Fold], scope: str) -> DataFrame:
+    """The rows of ``candidates`` in the scope that serves.
+
+    Raises
+    ------
+    ListsError
+        One of the folds has candidates, but none in this scope.
+    """
+    theirs = candidates.where(F.col(C.FOLD).isin([fold.name for fold in folds]))
+    lacking = theirs.groupBy(C.FOLD).agg(F.max(F.col(C.SCOPE) == scope).alias(C.SCOPE)).where(~F.col(C.SCOPE)).first()
+    if lacking is not None:
+        raise ListsError(
+            f"table 'candidates': found fold '{lacking[C.FOLD]}' in other scopes alone, expected scope '{scope}' (ranking.scope), "
+            "because each scope that serves has lists of its own: run the stages from candidates on with the same settings"
+        )
+    return candidates.where(F.col(C.SCOPE) == scope)
+
+
 def lists_of(candidates: DataFrame, weights: Choice, ranking: Ranking, fold: Fold) -> DataFrame:
     """A fold's served lists, one row an item: ``user_idx``, ``item_idx``, ``score``, ``rank``, and its main ``source``.
 
@@ -30,14 +49,14 @@ def lists_of(candidates: DataFrame, weights: Choice, ranking: Ranking, fold: Fol
     ListsError
         The fold has no served lists in the configured scope.
     """
-    in_scope = candidates.where((F.col(C.FOLD) == fold.name) & (F.col(C.SCOPE) == ranking.scope))
-    served = in_scope.where(F.col(C.SOURCE) == C.SERVED).select(C.USER_IDX, C.ITEMS, C.SCORES)
+    proposed = candidates.where((F.col(C.FOLD) == fold.name) & (F.col(C.SCOPE) == ranking.scope))
+    served = proposed.where(F.col(C.SOURCE) == C.SERVED).select(C.USER_IDX, C.ITEMS, C.SCORES)
     if served.isEmpty():
         raise ListsError(
             f"table 'candidates': found no rows of source '{C.SERVED}' in fold '{fold.name}', scope '{ranking.scope}'; they are "
             "made by the stage choose: run the stages from candidates on"
         )
-    main_source = with_contributions(in_scope, [weights], ranking).select(C.USER_IDX, C.ITEM_IDX, C.SOURCE)
+    main_source = with_contributions(proposed, [weights], ranking).select(C.USER_IDX, C.ITEM_IDX, C.SOURCE)
     return ranked_rows(served, k=ranking.top_k).join(main_source, [C.USER_IDX, C.ITEM_IDX], how="left")
 
 

@@ -25,7 +25,8 @@ _POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
 def with_reasons(lists: DataFrame, interactions: DataFrame, user_categories: DataFrame, items: DataFrame) -> DataFrame:
     """Rows of ``user_idx``, ``item_idx``, ``category``, ``source`` with a ``reason``; the fold's tables give the facts."""
     buyers = num_buyers_of(interactions)
-    touched = user_categories.where(F.col(C.TOUCHED)).select(C.USER_IDX, C.CATEGORY, F.lit(True).alias("is_touched"))
+    had = F.col(C.TOUCHED) | F.col(C.LAPSED)
+    touched = user_categories.where(had).select(C.USER_IDX, C.CATEGORY, F.lit(True).alias("is_touched"))
     return (
         lists.join(buyers, C.ITEM_IDX, how="left")
         .join(home_names(user_categories, items), C.USER_IDX, how="left")
@@ -45,7 +46,7 @@ def home_names(user_categories: DataFrame, items: DataFrame) -> DataFrame:
 
 
 def _what_is_new() -> Column:
-    """A category that the user had, though it is not one of his home categories, is not called new."""
+    """A category that the user had, be it long ago or not one of his home categories, is not called new."""
     is_touched = F.coalesce(F.col("is_touched"), F.lit(False))
     return F.concat(
         F.when(is_touched, F.lit("Beyond your usual categories: ")).otherwise(F.lit("New for you: ")),

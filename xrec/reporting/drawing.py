@@ -54,6 +54,7 @@ _STYLE: Any = {
     "savefig.facecolor": "none",
 }
 _POINTS_AN_INCH = 72
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 LONGEST_NAME = 26
 HALF, WHOLE = 5.4, 9.0
@@ -92,7 +93,8 @@ def to_svg(figure: Canvas, *, name: str, title: str) -> str:
         # The reader's browser has the letters that the font for measuring lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    root = ElementTree.fromstring(written.getvalue())  # noqa: S314 - our own, made a line above
+    text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", written.getvalue())
+    root = ElementTree.fromstring(text)  # noqa: S314 - our own, made a line above
     width, height = (_POINTS_AN_INCH * size for size in figure.get_size_inches())
     root.attrib = {
         "viewBox": f"0 0 {width:g} {height:g}",

@@ -92,7 +92,8 @@ def headline(facts: Facts) -> list[str]:
         else f"Nothing serves from these folds; lists are judged {where}."
     ]
     if not rows:
-        return [*lines, "Its accuracy is not known: " + (facts.missing.get("accuracy") or facts.missing["metrics"])]
+        why = facts.missing.get("accuracy") or facts.missing.get("metrics") or "nobody has a target there."
+        return [*lines, f"Its accuracy is not known: {why}"]
     if row is not None:
         lines.append(f"{_judged(row, facts.k)} {_compared(row)}")
     else:

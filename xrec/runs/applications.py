@@ -1,4 +1,4 @@
-"""Stages that are Spark applications of their own: Horovod training (design, decision 7)."""
+"""Stages that are Spark applications of their own: Horovod training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from xrec.runs.progress import StageProgress
-from xrec.runs.stage import WHOLE_RUN, StageContext, StageFailedError
+from xrec.runs.stage import WHOLE_RUN, StageContext, StageFailedError, command_from
 from xrec.runs.stages import StageInfo
 
 _NEVER_RETRY = {
@@ -23,14 +22,7 @@ _NEVER_RETRY = {
 }
 
 
-def run_as_application(
-    stage: StageInfo,
-    context: StageContext,
-    config: Sequence[str],
-    overrides: Sequence[str],
-    title: str,
-    console: Console,
-) -> None:
+def run_as_application(stage: StageInfo, context: StageContext, title: str, console: Console) -> None:
     """Submit ``jobs/<stage>.py`` with the same settings and wait for it; its output is shown as it comes.
 
     Raises
@@ -46,17 +38,13 @@ def run_as_application(
     command = [_spark_submit(), "--master", master]
     for key, value in _NEVER_RETRY.items():
         command += ["--conf", f"{key}={value}"]
-    command += [str(job), "--run-id", context.run_id]
-    for file in config:
-        command += ["--config", file]
-    for override in overrides:
-        command += ["--set", override]
+    command += [str(job), "--run-id", context.run_id, *context.given]
     with StageProgress(console, None, title):
         finished = subprocess.run(command, check=False, env={**os.environ, WHOLE_RUN: context.run_id})
         if finished.returncode != 0:
             raise StageFailedError(
                 f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; once that is "
-                f"mended, go on with ./spark-submit.sh jobs/pipeline.py --from {stage.name}"
+                f"mended, go on with {command_from(stage.name, context)}"
             )
 
 

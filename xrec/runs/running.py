@@ -9,7 +9,7 @@ from importlib import import_module
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from xrec.config import Settings, load_settings
+from xrec.config import Settings, as_arguments, load_settings
 from xrec.runs.applications import run_as_application
 from xrec.runs.stage import StageContext, run_stage, tracked
 from xrec.runs.stages import StageInfo
@@ -32,7 +32,8 @@ class Run:
 
     def context(self) -> StageContext:
         """What a stage of this run is given; each sees the newest tables."""
-        return StageContext(spark=self.spark, settings=self.settings, run_id=self.run_id)
+        given = as_arguments(self.config, self.overrides)
+        return StageContext(spark=self.spark, settings=self.settings, run_id=self.run_id, given=given)
 
     def with_overrides(self, *overrides: str) -> Run:
         """The same run with further settings."""
@@ -44,6 +45,6 @@ class Run:
             for number, info in enumerate(stages, start=1):
                 title = f"[{number}/{len(stages)}] {info.name}: {info.does}"
                 if info.own_application:
-                    run_as_application(info, self.context(), self.config, self.overrides, title, self.console)
+                    run_as_application(info, self.context(), title, self.console)
                 else:
                     run_stage(self.context(), info.name, import_module(info.name).run, title, self.console)

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import secrets
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from pyspark.sql import functions as F
 from rich.console import Console
 
 from xrec import columns as C
-from xrec.config import Settings, SettingsError, add_arguments, load_settings
+from xrec.config import Settings, SettingsError, add_arguments, as_arguments, load_settings
 from xrec.evaluation.folds import Fold, plan_folds
 from xrec.experiments.exposures import read_exposures
 from xrec.logrules.identity import persons_opted_out
@@ -53,6 +54,8 @@ class StageContext:
     spark: SparkSession
     settings: Settings
     run_id: str
+    given: Sequence[str] = ()
+    """The arguments that the settings were made of, as a command takes them."""
     say: Callable[[str], None] = field(default=print)
 
     @cached_property
@@ -139,8 +142,7 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
             context.say = progress.say
             figures = stage(context)
     except Exception as error:
-        go_on = f"pipeline.py --from {name}" if name in STAGE_NAMES else f"{name}.py"
-        error.add_note(f"what was written before stays; once this is mended, go on with ./spark-submit.sh jobs/{go_on}")
+        error.add_note(f"what was written before stays; once this is mended, go on with {command_from(name, context)}")
         raise
     run = StageRun(
         run_id=context.run_id,
@@ -153,6 +155,12 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
     )
     record(Tables(context.spark, context.settings.storage), run)
     return run
+
+
+def command_from(name: str, context: StageContext) -> str:
+    """The command that goes on with a stage, with the same settings."""
+    job = ["jobs/pipeline.py", "--from", name] if name in STAGE_NAMES else [f"jobs/{name}.py"]
+    return shlex.join(["./spark-submit.sh", *job, *context.given])
 
 
 @contextmanager
@@ -177,7 +185,10 @@ def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
         settings = load_settings(arguments.config, arguments.overrides)
         console = build_console()
         context = StageContext(
-            spark=build_session(f"xrec {name}"), settings=settings, run_id=arguments.run_id or new_run_id(settings)
+            spark=build_session(f"xrec {name}"),
+            settings=settings,
+            run_id=arguments.run_id or new_run_id(settings),
+            given=as_arguments(arguments.config, arguments.overrides),
         )
         # A stage that a whole run submits is logged with that run, when it ends.
         own = os.environ.get(WHOLE_RUN) != context.run_id

@@ -20,7 +20,7 @@ class StageInfo:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     own_application: bool = False
-    """Trains with Horovod, so it is a Spark application of its own whose tasks are never retried (design, decision 7)."""
+    """Trains with Horovod, so it is a Spark application of its own whose tasks are never retried."""
     serves: tuple[str, ...] = ()
     """The sources that it is there for: it is left out where ``ranking.sources`` names none of them. Empty: for all."""
     loads_feeds: bool = False

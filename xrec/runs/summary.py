@@ -84,9 +84,9 @@ def _print_times(console: Console, context: StageContext, runs: dict[str, StageR
 def print_models(console: Console, context: StageContext, run_id: str) -> None:
     """A table a scope: each model's figures beside popularity."""
     metrics = of_one_fold(context.tables.read("metrics", run_id=run_id).collect(), context.main_fold.name)
+    k = context.settings.evaluation.ks[0]
     for scope in sorted({row[C.SLICE] for row in metrics} & set(SCOPES), reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]
-        k = min(row[C.K] for row in rows)
         users = max((row[C.NUM_USERS] for row in rows if row[C.METRIC] == _HEADLINE), default=0)
         grid = Grid(title=f"outside {scope} categories, fold {rows[0][C.FOLD]}: {users:,} users with targets")
         for title in (

@@ -33,8 +33,9 @@ LEARNING = (
     Table(
         name="interactions",
         row=(
-            "a (user, item) of a fold: all its events before as-of; units and spend are quantity and price summed over the "
-            "counting events, outliers drawn in (null: unknown)"
+            "a (user, item) of a fold: all its events before as-of; last_ts is the newest of its counting events, or where none "
+            "counts of all; units and spend are quantity (one where unknown) and price summed over the counting events, outliers "
+            "drawn in (null: unknown)"
         ),
         columns=(
             "fold string, user_idx int, item_idx int, weight double, num_events int, last_ts timestamp, "
