@@ -128,7 +128,7 @@ def vectors_of(spark: SparkSession, fold: str, users: list[int], items: list[int
     return spark.createDataFrame(rows, "fold string, model string, kind string, idx int, vector array<float>")
 
 
-def settings_of(folder: Path, k: int) -> Settings:
+def settings_of(folder: Path, k: int, **catalogue: Any) -> Settings:
     return Settings.model_validate(
         {
             "storage": {"root": str(folder)},
@@ -136,7 +136,7 @@ def settings_of(folder: Path, k: int) -> Settings:
                 "file": {"path": "x", "format": "csv"},
                 "columns": {"user_id": "u", "item_id": "i", "event_ts": "t"},
             },
-            "catalogue": {"category": ["c"]},
+            "catalogue": {"category": ["c"], **catalogue},
             "ranking": {"candidates_per_source": k, "top_k": 5, "tile_items": 50},
             "evaluation": {"ks": [k]},
         }
@@ -153,6 +153,20 @@ def lists_of(shop: Shop, staged: Staged, source: str, *, filtered: bool) -> dict
     for row in rows:
         found[row[C.SCOPE], row[C.USER_IDX]] = row[C.ITEMS]
     return found
+
+
+def test_content_knows_no_item_that_the_log_names_only_later(shop: Shop, staged: Staged) -> None:
+    """Where the log is the catalogue; a file says of no item since when it is sold."""
+    users, eligible = shop.proposing[False]
+    file = {"path": "items.csv", "format": "csv"}
+    proposed = {}
+    for place, catalogue in {"log": {}, "file": {"file": file, "item_id": "i"}}.items():
+        settings = settings_of(Path(staged.checkpoints), ALL, **catalogue)
+        rows = candidates_of("content", shop.tables, {shop.fold: users}, {shop.fold: eligible}, settings, staged.folder)
+        proposed[place] = {item for row in rows.collect() for item in row[C.ITEMS]}
+    had = {row[C.ITEM_IDX] for row in shop.tables.read("interactions").collect()}
+    assert proposed["log"] == proposed["file"] & had
+    assert proposed["log"] < proposed["file"]
 
 
 @pytest.fixture(scope="module")
