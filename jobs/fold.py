@@ -6,6 +6,7 @@
 from xrec.evaluation.folds import histories_of, horizons_of
 from xrec.features.interactions import describe_fold, interactions_of, targets_of, user_categories_of, weigh
 from xrec.features.outliers import value_limits_of, winsorise
+from xrec.runs.old_folds import FOLDS_FIGURE
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -25,12 +26,13 @@ def run(context: StageContext) -> Figures:
         settings.categories,
     )
     tables.write("targets", targets, fold=names)
-    return describe_fold(
+    figures = describe_fold(
         context.main_fold,
         tables.read("interactions", fold=context.main_fold.name),
         tables.read("user_categories", fold=context.main_fold.name),
         tables.read("targets", fold=context.main_fold.name),
     )
+    return {**figures, FOLDS_FIGURE: " ".join(names)}
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ ALLOWED = {
     ("xrec/storage/tables.py", "Tables.versions", "collect"),
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/runs/ledger.py", "runs_of", "collect"),
+    ("xrec/runs/ledger.py", "runs_of_stages", "collect"),
     ("xrec/runs/tracking.py", "_of_evaluation", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
     ("xrec/runs/summary.py", "print_models", "collect"),

@@ -23,6 +23,8 @@ Ignored for tables where `catalog` is set."""
     """Folder or URL of checkpoints and model files; default: <root>/_artifacts. Needed where `catalog` is set."""
     retention_days: Count = 30
     """Days that old versions of a table stay readable."""
+    keep_runs: Count = 7
+    """Newest runs whose folds stay when `jobs/clean_up.py` removes those of earlier ones."""
 
     @model_validator(mode="after")
     def _complete(self) -> Storage:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -257,6 +257,15 @@ def read_as_ofs(artifacts: str) -> dict[str, datetime]:
     location = f"{artifacts}/exports.json"
     found = read_json(location).get("as_of", {}) if exists(location) else {}
     return {fold: datetime.fromisoformat(as_of) for fold, as_of in found.items()}
+
+
+def forget_exports(artifacts: str, folds: Collection[str]) -> None:
+    """Leave folds out of the list of those that were exported to train on: no later run takes their models."""
+    location = f"{artifacts}/exports.json"
+    if exists(location):
+        known = read_json(location)
+        as_of = {fold: moment for fold, moment in known.get("as_of", {}).items() if fold not in folds}
+        write_json(location, {**known, "as_of": as_of})
 
 
 def read_export(artifacts: str, fold: str, settings: Settings) -> Export:

@@ -50,6 +50,15 @@ def runs_of(tables: Tables, run_id: str) -> list[StageRun]:
     return sorted((_to_run(row) for row in rows), key=lambda run: run.started_ts)
 
 
+def runs_of_stages(tables: Tables, *stages: str) -> list[StageRun]:
+    """The runs of these stages that ended, the newest first."""
+    if not tables.exists("stage_runs"):
+        return []
+    tables.read_versions.pop("stage_runs", None)
+    rows = tables.read("stage_runs").where(F.col(C.STAGE).isin(*stages)).collect()
+    return sorted((_to_run(row) for row in rows), key=lambda run: run.started_ts, reverse=True)
+
+
 def newest_runs(tables: Tables) -> dict[str, StageRun]:
     """The newest row of each stage; empty where nothing ran yet."""
     if not tables.exists("stage_runs"):

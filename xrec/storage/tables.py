@@ -26,6 +26,7 @@ from xrec.schemas import TABLES, ContractError, Table, check_rows, check_types
 
 _LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_LISTING_TASKS = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 _MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES")
 _RECENT = 50
 """Commits among which there is one that is no maintenance."""
@@ -225,6 +226,26 @@ class Tables:
         self.read_versions.pop(name, None)
         self.written_versions[name] = self.version(name)
         return self.written_versions[name]
+
+    def drop(self, name: str, column: str, values: Sequence[str]) -> bool:
+        """Remove the rows of some owners, in one commit; whether there were any. Older versions keep them until vacuumed."""
+        table = TABLES[name]
+        if column not in table.owned_by:
+            raise ContractError(f"table '{name}': found owner {column}, expected one of {', '.join(table.owned_by)}")
+        before = self.version(name)
+        self._delta_table(name).delete(_predicate(column, values))
+        self.read_versions.pop(name, None)
+        return self.version(name) > before
+
+    def vacuum(self, name: str) -> None:
+        """Remove the files that no version needs which is younger than the retention that the table was made with."""
+        parallelism = self.spark.conf.get(_LISTING_TASKS)
+        # Else it lists each table's folders in ten thousand tasks.
+        self.spark.conf.set(_LISTING_TASKS, str(self.spark.sparkContext.defaultParallelism))
+        try:
+            self._delta_table(name).vacuum()
+        finally:
+            self.spark.conf.set(_LISTING_TASKS, str(parallelism))
 
     def changed_keys(self, name: str, keys: Sequence[str], *, since: int) -> DataFrame | None:
         """The keys of rows that came or went after a version until the one that is read; None where nobody can tell any more.

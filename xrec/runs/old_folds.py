@@ -1,0 +1,55 @@
+"""Folds of earlier runs: every night has folds of its own, and their rows and models stay until somebody removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from xrec import columns as C
+from xrec.features.sequence_files import forget_exports, read_exported_folds
+from xrec.runs.ledger import runs_of_stages
+from xrec.schemas import TABLES
+from xrec.storage.files import FilesError, exists, remove
+from xrec.storage.tables import Tables
+
+FOLDS_FIGURE = "_folds"
+"""What is left in the ledger: by the stage fold the names of all folds of its run, by clean_up of those that it removed."""
+
+
+def old_folds(tables: Tables, artifacts: str, *, num_runs: int) -> list[str]:
+    """The folds of runs before the newest ``num_runs``, as the ledger knows them, but those that are still read.
+
+    These are the folds of the newest runs, and those of the newest export: by its models other nights encode. What the ledger does
+    not know, such as the folds of a run that is going on, stays.
+    """
+    runs = runs_of_stages(tables, "fold", "clean_up")
+    there: set[str] = set()
+    for run in reversed(runs):
+        named = run.figures.get(FOLDS_FIGURE, "").split()
+        there = there.union(named) if run.stage == "fold" else there.difference(named)
+    newest = [run for run in runs if run.stage == "fold"][:num_runs]
+    kept = {fold for run in newest for fold in run.figures.get(FOLDS_FIGURE, "").split()}
+    for trains in (True, False):
+        try:
+            kept.update(read_exported_folds(artifacts, trains=trains))
+        except FilesError:
+            continue  # nothing was exported
+    return sorted(there - kept)
+
+
+def remove_folds(tables: Tables, artifacts: str, folds: Sequence[str]) -> Iterator[str]:
+    """Remove models and rows of the folds, one commit a table, and the files that no version within its retention needs.
+
+    Killed midway it has removed less; the same call goes on. Gives a line for each thing that was done.
+    """
+    forget_exports(artifacts, folds)
+    for fold in folds:
+        if exists(location := f"{artifacts}/{fold}"):
+            remove(location)
+            yield f"{location}: removed"
+    for name in TABLES:
+        if not tables.exists(name):
+            continue
+        if C.FOLD in TABLES[name].owned_by and folds and tables.drop(name, C.FOLD, folds):
+            yield f"{name}: rows of these folds removed"
+        tables.vacuum(name)
+    yield f"files that no version of the last {tables.storage.retention_days} days needs: removed"
