@@ -4,7 +4,7 @@
 """
 
 from xrec import columns as C
-from xrec.features.index import assign_dense_index, describe_index, index_items
+from xrec.features.index import assign_dense_index, describe_index, describe_same_names, index_items
 from xrec.runs.stage import Figures, StageContext, main
 
 
@@ -29,7 +29,8 @@ def run(context: StageContext) -> Figures:
         num_buckets=settings.num_buckets,
     )
     tables.write("users", users)
-    return describe_index(tables.read("items"), tables.read("users"))
+    items = tables.read("items")
+    return {**describe_index(items, tables.read("users")), **describe_same_names(items, settings.categories.level)}
 
 
 if __name__ == "__main__":

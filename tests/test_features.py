@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from xrec.config import Balance, Categories, Weights
 from xrec.evaluation.folds import Fold, histories_of, horizons_of
 from xrec.features.balance import balance_events, balance_report, describe_balance, factors_of, preview_alphas
-from xrec.features.index import assign_dense_index, describe_index, index_items
+from xrec.features.index import assign_dense_index, describe_index, describe_same_names, index_items
 from xrec.features.interactions import interactions_of, targets_of, user_categories_of, weigh
 
 pytestmark = pytest.mark.spark
@@ -101,6 +101,19 @@ def test_items_get_their_category_at_the_level(spark: SparkSession) -> None:
         "4": ("fuel", False, True),
         "9": ("unknown", False, False),
     }
+
+
+def test_nodes_of_one_name_are_one_category_and_it_is_said(spark: SparkSession) -> None:
+    paths = [["appliances", "kitchen", "washer"], ["furniture", "kitchen"], ["furniture", "beds"], ["pets", "beds"], []]
+    rows = [(str(number), path, None) for number, path in enumerate(paths)]
+    catalogue = spark.createDataFrame(rows, "item_id string, category_path array<string>, label string")
+    events = catalogue.select("item_id")
+    options = {"existing": None, "non_merchandise": (), "num_buckets": 4}
+    found = {
+        level: describe_same_names(index_items(catalogue, events, level=level, **options), level) for level in (1, 2)
+    }
+    said = "2, such as beds: one category of furniture > beds and pets > beds"
+    assert found == {1: {}, 2: {"categories_of_several_nodes": said}}
 
 
 def test_an_item_that_left_the_catalogue_keeps_its_category_and_is_not_recommended(spark: SparkSession) -> None:

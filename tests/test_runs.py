@@ -12,6 +12,7 @@ from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from xrec.config import Settings, as_arguments, load_settings
+from xrec.runs.applications import properties_of
 from xrec.runs.stage import StageContext, command_from, describe_error
 from xrec.runs.stages import STAGE_NAMES, STAGES, needed_sources, reads_of, select_stages, writes_of
 from xrec.session import build_session
@@ -25,6 +26,26 @@ def test_the_command_that_goes_on_has_the_settings_of_the_run() -> None:
     settings = "--config 'conf/my shop.yaml' --set als.rank=32 --set 'ranking.sources=[als]'"
     assert command_from("fold", context) == f"./spark-submit.sh jobs/pipeline.py --from fold {settings}"
     assert command_from("read_filters", context) == f"./spark-submit.sh jobs/read_filters.py {settings}"
+
+
+def test_a_training_runs_where_and_as_the_run_does() -> None:
+    settings = {
+        "spark.app.id": "local-1",
+        "spark.driver.memory": "8g",
+        "spark.executor.id": "driver",
+        "spark.executor.instances": "8",
+        "spark.hadoop.fs.s3a.secret.key": r"a\b=c",
+        "spark.master": "yarn",
+        "spark.submit.pyFiles": "",
+        "spark.yarn.app.id": "application_1",
+        "spark.yarn.queue": "nightly",
+    }
+    assert properties_of(settings.items()).splitlines() == [
+        "spark.driver.memory=8g",
+        "spark.executor.instances=8",
+        r"spark.hadoop.fs.s3a.secret.key=a\\b=c",
+        "spark.yarn.queue=nightly",
+    ]
 
 
 def test_a_full_disk_is_named_with_its_place_and_what_to_do() -> None:

@@ -121,3 +121,15 @@ def describe_index(items: DataFrame, users: DataFrame) -> dict[str, str]:
             "and categories.non_merchandise"
         )
     return {name: f"{value:,}" for name, value in figures.items()}
+
+
+def describe_same_names(items: DataFrame, level: int) -> dict[str, str]:
+    """The categories of ``items`` that are several nodes of the tree with one name, for the summary; nothing where there are none."""
+    node = F.array_join(F.slice(C.CATEGORY_PATH, 1, level), " > ")
+    known = items.where(F.size(C.CATEGORY_PATH) > 0)
+    nodes = known.groupBy(C.CATEGORY).agg(F.min(node).alias("first"), F.max(node).alias("last")).where("first != last")
+    found = nodes.agg(F.count("*"), F.min(F.struct(C.CATEGORY, "first", "last"))).first()
+    if found is None or not found[0]:
+        return {}
+    name, first, last = found[1]
+    return {"categories_of_several_nodes": f"{found[0]:,}, such as {name}: one category of {first} and {last}"}

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +24,14 @@ _NEVER_RETRY = {
 }
 
 
+_PASSED_ON = (
+    *("spark.hadoop.", "spark.executor.", "spark.executorEnv.", "spark.yarn.", "spark.pyspark.", "spark.kerberos."),
+    *("spark.driver.memory", "spark.local.dir", "spark.archives", "spark.files", "spark.jars", "spark.submit.pyFiles"),
+)
+"""How the names of Spark's settings begin that an application of this run has as well: where it runs and what it may read."""
+_ITS_OWN = ("spark.executor.id", "spark.yarn.app.")
+
+
 def run_as_application(stage: StageInfo, context: StageContext, title: str, console: Console) -> None:
     """Submit ``jobs/<stage>.py`` with the same settings and wait for it; its output is shown as it comes.
 
@@ -35,17 +45,31 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
     if master.startswith("local"):
         # Every process of the training needs a task slot at the same moment.
         master = f"local[{context.settings.sequence.num_processes}]"
-    command = [_spark_submit(), "--master", master]
+    command = [_spark_submit(), "--master", master, "--load-spark-defaults"]
     for key, value in _NEVER_RETRY.items():
         command += ["--conf", f"{key}={value}"]
     command += [str(job), "--run-id", context.run_id, *context.given]
-    with StageProgress(console, None, title):
+    # A file that only its owner can read: a command's secrets would be seen by all on the machine.
+    with StageProgress(console, None, title), tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
+        properties.write(properties_of(context.spark.sparkContext.getConf().getAll()))
+        properties.flush()
+        command[1:1] = ["--properties-file", properties.name]
         finished = subprocess.run(command, check=False, env={**os.environ, WHOLE_RUN: context.run_id})
         if finished.returncode != 0:
             raise StageFailedError(
                 f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; once that is "
                 f"mended, go on with {command_from(stage.name, context)}"
             )
+
+
+def properties_of(settings: Iterable[tuple[str, str]]) -> str:
+    """Of a session's settings those that another application of the run has as well, as a properties file of Java."""
+    escaped = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
+    return "".join(
+        f"{name}={value.translate(escaped)}\n"
+        for name, value in sorted(settings)
+        if value and name.startswith(_PASSED_ON) and not name.startswith(_ITS_OWN)
+    )
 
 
 def _spark_submit() -> str:
