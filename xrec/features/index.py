@@ -124,7 +124,7 @@ def describe_index(items: DataFrame, users: DataFrame) -> dict[str, str]:
 
 
 def describe_same_names(items: DataFrame, level: int) -> dict[str, str]:
-    """The categories of ``items`` that are several nodes of the tree with one name, for the summary; nothing where there are none."""
+    """The categories of ``items`` that are several nodes of the tree with one name, for the summary; nothing where none are."""
     node = F.array_join(F.slice(C.CATEGORY_PATH, 1, level), " > ")
     known = items.where(F.size(C.CATEGORY_PATH) > 0)
     nodes = known.groupBy(C.CATEGORY).agg(F.min(node).alias("first"), F.max(node).alias("last")).where("first != last")
