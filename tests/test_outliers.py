@@ -91,7 +91,7 @@ def test_features_take_the_values_drawn_in(spark: SparkSession) -> None:
     had = {row["user_idx"]: row for row in interactions_of(weigh(within, Weights()), Categories()).collect()}
     assert (had[0]["units"], had[0]["spend"], had[0]["num_outliers"], had[0]["weight"]) == (4.0, 3.0, 0, 1.0)
     assert (had[30]["units"], had[30]["num_outliers"]) == (high, 1)
-    assert (had[31]["units"], had[31]["spend"]) == (None, 3.0)
+    assert (had[31]["units"], had[31]["spend"]) == (1.0, 3.0), "a line without a quantity is one unit"
 
 
 def test_a_fold_without_limits_says_what_to_run(spark: SparkSession) -> None:
