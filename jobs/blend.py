@@ -11,7 +11,15 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
-from xrec.ranking.blend import CUT_OFF, SOURCE, blend, choice_rows, choose_weights, describe_choices, equal_weights
+from xrec.ranking.blend import (
+    SOURCE,
+    blend,
+    choice_rows,
+    choose_weights,
+    describe_choices,
+    equal_weights,
+    length_of_lists,
+)
 from xrec.ranking.lists import in_scope
 from xrec.runs.stage import Figures, StageContext, main
 from xrec.storage.tables import rows_from
@@ -40,7 +48,7 @@ def run(context: StageContext) -> Figures:
         context.say(f"{name}: {figure}")
     rows = [row for name in names for row in choice_rows(name, choices[name])]
     tables.write("blend_weights", rows_from(context.spark, "blend_weights", rows))
-    longest = max(settings.ranking.top_k, *settings.evaluation.ks, CUT_OFF)
+    longest = length_of_lists(settings)
     blended = [
         blend(candidates.where(F.col(C.FOLD) == name), choices[name], settings.ranking, k=longest) for name in names
     ]

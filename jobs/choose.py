@@ -12,7 +12,7 @@ from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
 from xrec.ranking.blend import SOURCE as BLEND
-from xrec.ranking.blend import read_choices
+from xrec.ranking.blend import length_of_lists, read_choices
 from xrec.ranking.evidence import JudgedFold, choose_model, folds_of_evidence
 from xrec.ranking.lists import in_scope
 from xrec.ranking.serving import describe_serving, served_lists, serving_rows
@@ -40,7 +40,6 @@ def run(context: StageContext) -> Figures:
     for name, figure in figures.items():
         context.say(f"{name}: {figure}")
     tables.write("serving_models", rows_from(context.spark, "serving_models", serving_rows(main_fold.name, serving)))
-    longest = max(settings.ranking.top_k, *settings.evaluation.ks)
     weights = tables.read("blend_weights")
     lists = [
         served_lists(
@@ -49,7 +48,7 @@ def run(context: StageContext) -> Figures:
             read_choices(weights.where(F.col(C.FOLD) == fold.name), settings.ranking),
             settings,
             sources,
-            k=longest,
+            k=length_of_lists(settings),
         )
         for fold in context.judged_folds
     ]

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.evaluation.folds import select_folds_before
 from xrec.generators.sources import serving_sources
-from xrec.ranking.blend import CUT_OFF
+from xrec.ranking.blend import length_of_lists
 from xrec.ranking.features import FoldFacts, feature_rows
 from xrec.ranking.lists import in_scope
 from xrec.ranking.rankers import check_slots, rank_folds
@@ -38,7 +38,6 @@ def run(context: StageContext) -> Figures:
     check_slots(context.spark, settings.ranker)
     sources = serving_sources(settings)
     proposed = in_scope(tables.read("candidates"), context.folds, settings.ranking.scope)
-    longest = max(settings.ranking.top_k, *settings.evaluation.ks, CUT_OFF)
     place = f"{absolute(settings.storage.artifacts_root)}/shared/rankers-{context.main_fold.name}"
     with shared_folder(place) as folder:
         features = {}
@@ -59,7 +58,7 @@ def run(context: StageContext) -> Figures:
             sources,
             settings,
             folder,
-            k=longest,
+            k=length_of_lists(settings),
             calibrated=context.judged_folds,
         )
         rows = reduce(DataFrame.unionByName, ranked.values(), nothing)

@@ -164,6 +164,21 @@ class KilledError(Exception):
     """Stands for a kill."""
 
 
+def train_until(monkeypatch: pytest.MonkeyPatch, spec: TrainingSpec, is_killed: Callable[[int, int], bool]) -> None:
+    """A training that saves after every step, until it is killed before a step (its number from 0, and how many there are)."""
+    take_step = Trainer._take_step
+
+    def take_late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+        if is_killed(step, num_steps):
+            raise KilledError
+        return take_step(self, step, num_steps, sums, True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", take_late)
+        with pytest.raises(KilledError):
+            train_all([spec])
+
+
 def killed_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TrainingSpec, TrainingSpec, list[int]]:
     """Equal trainings, one of them to its end, the other killed within an epoch; the steps that others take from now on."""
     specs = []
@@ -172,20 +187,9 @@ def killed_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Trai
         write_world(tmp_path / name, settings, num_users=60)
         specs.append(spec_of("transformer", settings))
     train_all(specs[:1])
+    train_until(monkeypatch, specs[1], lambda step, num_steps: step == STEPS)
     steps: list[int] = []
     take_step = Trainer._take_step
-
-    def late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
-        if len(steps) == STEPS:
-            raise KilledError
-        steps.append(step)
-        return take_step(self, step, num_steps, sums, True)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", late)
-        with pytest.raises(KilledError):
-            train_all(specs[1:])
-    steps.clear()
 
     def counted(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
         steps.append(step)
@@ -278,17 +282,7 @@ def test_a_training_that_falls_back_an_epoch_goes_on_within_it_after_the_next_ki
     location = f"{killed.checkpoint}/progress.json"
     write_json(location, {**read_json(location), "closed": False, "done": False})
     damage(killed.checkpoint, 3)
-    take_step = Trainer._take_step
-
-    def late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
-        if step % (num_steps // 3) == 4:
-            raise KilledError
-        return take_step(self, step, num_steps, sums, True)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", late)
-        with pytest.raises(KilledError):
-            train_all([killed])
+    train_until(monkeypatch, killed, lambda step, num_steps: step % (num_steps // 3) == 4)
     capfd.readouterr()
     train_all([killed])
     assert "resuming after epoch 2 and 4 steps of the next from" in capfd.readouterr().out

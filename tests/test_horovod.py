@@ -43,6 +43,20 @@ def job(model: str, root: Path, *overrides: str) -> list[str]:
     return command
 
 
+def run_in_two(script: str, root: Path, *, answer_timeout: int) -> subprocess.CompletedProcess[str]:
+    """A script in the place of the GRU's job, as two processes of horovodrun."""
+    (root / "script.py").write_text(script)
+    override = ("sequence.num_processes=2", f"sequence.answer_timeout={answer_timeout}")
+    command = [sys.executable, str(root / "script.py"), *job("gru", root, *override)[2:]]
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
 def losses(progress: Any) -> list[float]:
     return [epoch.loss for epoch in progress.epochs]
 
@@ -245,16 +259,7 @@ def test_two_processes_save_within_an_epoch_and_one_goes_on_there(
     _, expected = train_here("gru", tmp_path / "whole")
     settings = settings_at(tmp_path / "killed", epochs=EPOCHS)
     write_world(tmp_path / "killed", settings)
-    (tmp_path / "killed_within.py").write_text(KILLED_WITHIN)
-    override = ("sequence.num_processes=2", "sequence.answer_timeout=20")
-    command = [sys.executable, str(tmp_path / "killed_within.py"), *job("gru", tmp_path / "killed", *override)[2:]]
-    ran = subprocess.run(
-        [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    ran = run_in_two(KILLED_WITHIN, tmp_path / "killed", answer_timeout=20)
     assert ran.returncode != 0, ran.stdout + ran.stderr
     spec = spec_of("gru", settings)
     found = find_progress(spec.checkpoint, print)
@@ -271,16 +276,7 @@ def test_a_rank_that_is_held_up_ends_the_training_in_time(tmp_path: Path) -> Non
     """Its process lives, and Horovod's thread in it answers."""
     settings = settings_at(tmp_path, epochs=500, patience=500)
     write_world(tmp_path, settings)
-    (tmp_path / "held_up.py").write_text(HELD_UP)
-    override = ("sequence.num_processes=2", "sequence.answer_timeout=4")
-    command = [sys.executable, str(tmp_path / "held_up.py"), *job("gru", tmp_path, *override)[2:]]
-    ran = subprocess.run(
-        [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    ran = run_in_two(HELD_UP, tmp_path, answer_timeout=4)
     assert ran.returncode != 0
     text = ran.stdout + ran.stderr
     assert "gave no answer within sequence.answer_timeout=4 s" in text

@@ -29,7 +29,7 @@ from xrec.lists import best_lists, ranked_rows
 from xrec.ranking.topk import Array, spread
 
 if TYPE_CHECKING:  # a task imports this module, and need not import the settings
-    from xrec.config import Ranking
+    from xrec.config import Ranking, Settings
 
 SOURCE = C.BLEND
 CUT_OFF = 10
@@ -60,6 +60,11 @@ class Choice:
     """Mean NDCG@10 of the blend on the select folds; None where nothing could be selected."""
     ndcg_popularity: float | None = None
     """The same of popularity alone."""
+
+
+def length_of_lists(settings: Settings) -> int:
+    """Places of the lists that are made of the sources' lists: as many as are shown, and as they are judged and chosen by."""
+    return max(settings.ranking.top_k, *settings.evaluation.ks, CUT_OFF)
 
 
 def weight_grid(num_sources: int, parts: int) -> Array:

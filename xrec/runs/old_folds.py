@@ -49,7 +49,7 @@ def remove_folds(tables: Tables, artifacts: str, folds: Sequence[str]) -> Iterat
     for name in TABLES:
         if not tables.exists(name):
             continue
-        if C.FOLD in TABLES[name].owned_by and folds and tables.drop(name, C.FOLD, folds):
+        if C.FOLD in TABLES[name].owned_by and folds and tables.remove_rows(name, C.FOLD, folds):
             yield f"{name}: rows of these folds removed"
         tables.vacuum(name)
     yield f"files that no version of the last {tables.storage.retention_days} days needs: removed"

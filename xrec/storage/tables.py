@@ -227,7 +227,7 @@ class Tables:
         self.written_versions[name] = self.version(name)
         return self.written_versions[name]
 
-    def drop(self, name: str, column: str, values: Sequence[str]) -> bool:
+    def remove_rows(self, name: str, column: str, values: Sequence[str]) -> bool:
         """Remove the rows of some owners, in one commit; whether there were any. Older versions keep them until vacuumed."""
         table = TABLES[name]
         if column not in table.owned_by:
