@@ -16,7 +16,7 @@ from xrec.runs.ledger import StageRun, record
 from xrec.runs.old_folds import FOLDS_FIGURE
 from xrec.runs.stage import Stage, StageContext, run_stage
 from xrec.schemas import TABLES
-from xrec.storage.files import write_json
+from xrec.storage.files import FilesError, write_json
 from xrec.storage.tables import Tables
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta]
@@ -85,6 +85,12 @@ def test_the_folds_of_earlier_runs_go(spark: SparkSession, tmp_path: Path) -> No
     shop = Shop(spark, tmp_path)
     before, every = Tables(spark, shop.storage).version("interactions"), shop.folds()
     gone = {"select-0", "serve-0", "select-2", "select-shared-1", "serve-2", "select-3", "serve-3"}
+
+    (shop.artifacts / "changed.json").write_text("{")
+    with pytest.raises(FilesError, match=r"changed.json: not JSON"):
+        shop.clean_up(0)
+    assert shop.folds() == every, "where nobody can tell what is in use, nothing goes"
+    (shop.artifacts / "changed.json").unlink()
 
     assert set(shop.clean_up(1)["folds_removed"].split(", ")) == gone
     trained_on, newest = set(folds_of(1)), {*folds_of(4), *folds_of(5)}

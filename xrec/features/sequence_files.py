@@ -2,7 +2,7 @@
 
 Below ``storage.artifacts``::
 
-    exports.json                                  the folds of the last export, in order, and the as-of of all ever exported
+    exports.json                                  the folds of the last export, in order, and the as-of of all that are there
     <fold>/export.json                            the contract of a fold's windows
     <fold>/<model>/checkpoint/...                 see xrec/sequence/checkpoint.py
     <fold>/<model>/vectors-v<version>-<digest>/   part-<rank>.parquet, and manifest.json, written last
@@ -236,9 +236,9 @@ def write_exports(artifacts: str, exports: list[Export]) -> None:
         write_json(export_location(artifacts, export.fold, trains=trains), dataclasses.asdict(export))
     folds = [export.fold for export in exports]
     if not trains:
-        write_json(f"{artifacts}/changed.json", {"folds": folds})
+        write_json(_list_location(artifacts, trains=False), {"folds": folds})
         return
-    location = f"{artifacts}/exports.json"
+    location = _list_location(artifacts, trains=True)
     before = read_json(location).get("as_of", {}) if exists(location) else {}
     as_of = {**before, **{export.fold: export.as_of for export in exports}}
     write_json(location, {"folds": folds, "as_of": as_of})
@@ -246,22 +246,32 @@ def write_exports(artifacts: str, exports: list[Export]) -> None:
 
 def read_exported_folds(artifacts: str, *, trains: bool = True) -> list[str]:
     """The folds of the last export of models to train, or of users to encode, in order; raises where there was none."""
-    location = f"{artifacts}/{'exports' if trains else 'changed'}.json"
+    location = _list_location(artifacts, trains=trains)
     if not exists(location):
         raise FilesError(f"{location}: no such file; run the stage export_sequences with the same settings first")
     return list(read_json(location)["folds"])
 
 
+def read_folds_in_use(artifacts: str) -> set[str]:
+    """The folds of the last export of models to train and of the last of users to encode; raises where a list is damaged."""
+    kinds = [trains for trains in (True, False) if exists(_list_location(artifacts, trains=trains))]
+    return {fold for trains in kinds for fold in read_exported_folds(artifacts, trains=trains)}
+
+
+def _list_location(artifacts: str, *, trains: bool) -> str:
+    return f"{artifacts}/{'exports' if trains else 'changed'}.json"
+
+
 def read_as_ofs(artifacts: str) -> dict[str, datetime]:
     """The as-of of every fold that was exported to train on, by name; empty where none was."""
-    location = f"{artifacts}/exports.json"
+    location = _list_location(artifacts, trains=True)
     found = read_json(location).get("as_of", {}) if exists(location) else {}
     return {fold: datetime.fromisoformat(as_of) for fold, as_of in found.items()}
 
 
 def forget_exports(artifacts: str, folds: Collection[str]) -> None:
     """Leave folds out of the list of those that were exported to train on: no later run takes their models."""
-    location = f"{artifacts}/exports.json"
+    location = _list_location(artifacts, trains=True)
     if exists(location):
         known = read_json(location)
         as_of = {fold: moment for fold, moment in known.get("as_of", {}).items() if fold not in folds}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from xrec import columns as C
-from xrec.features.sequence_files import forget_exports, read_exported_folds
+from xrec.features.sequence_files import forget_exports, read_folds_in_use
 from xrec.runs.ledger import runs_of_stages
 from xrec.schemas import TABLES
-from xrec.storage.files import FilesError, exists, remove
+from xrec.storage.files import exists, remove
 from xrec.storage.tables import Tables
 
 FOLDS_FIGURE = "_folds"
@@ -28,12 +28,7 @@ def old_folds(tables: Tables, artifacts: str, *, num_runs: int) -> list[str]:
         there = there.union(named) if run.stage == "fold" else there.difference(named)
     newest = [run for run in runs if run.stage == "fold"][:num_runs]
     kept = {fold for run in newest for fold in run.figures.get(FOLDS_FIGURE, "").split()}
-    for trains in (True, False):
-        try:
-            kept.update(read_exported_folds(artifacts, trains=trains))
-        except FilesError:
-            continue  # nothing was exported
-    return sorted(there - kept)
+    return sorted(there - kept - read_folds_in_use(artifacts))
 
 
 def remove_folds(tables: Tables, artifacts: str, folds: Sequence[str]) -> Iterator[str]:
