@@ -17,10 +17,10 @@ from sequence_world import settings_at, spec_of, write_world
 from xrec.sequence import checkpoint
 from xrec.sequence.checkpoint import DamagedError, epoch_file, kept_epochs, load_tensors, save_epoch
 from xrec.sequence.models import load_model
+from xrec.sequence.optimization import Optimization, TrainingError
 from xrec.sequence.progress import Epoch, Progress, best_of, load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec
-from xrec.sequence.trainer import Trainer, TrainingError
 from xrec.storage.files import FilesError, exists, names_in, read_json, write_bytes, write_json
 
 pytestmark = [pytest.mark.torch, pytest.mark.horovod]
@@ -166,15 +166,15 @@ class KilledError(Exception):
 
 def train_until(monkeypatch: pytest.MonkeyPatch, spec: TrainingSpec, is_killed: Callable[[int, int], bool]) -> None:
     """A training that saves after every step, until it is killed before a step (its number from 0, and how many there are)."""
-    take_step = Trainer._take_step
+    take_step = Optimization.step
 
-    def take_late(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+    def take_late(self: Optimization, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
         if is_killed(step, num_steps):
             raise KilledError
         return take_step(self, step, num_steps, sums, True)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", take_late)
+        patched.setattr(Optimization, "step", take_late)
         with pytest.raises(KilledError):
             train_all([spec])
 
@@ -189,13 +189,13 @@ def killed_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Trai
     train_all(specs[:1])
     train_until(monkeypatch, specs[1], lambda step, num_steps: step == STEPS)
     steps: list[int] = []
-    take_step = Trainer._take_step
+    take_step = Optimization.step
 
-    def counted(self: Trainer, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
+    def counted(self: Optimization, step: int, num_steps: int, sums: torch.Tensor, is_late: bool) -> bool:
         steps.append(step)
         return take_step(self, step, num_steps, sums, is_late)
 
-    monkeypatch.setattr(Trainer, "_take_step", counted)
+    monkeypatch.setattr(Optimization, "step", counted)
     return specs[0], specs[1], steps
 
 

@@ -26,9 +26,9 @@ from xrec.sequence.loader import Shard, Windows
 from xrec.sequence.losses import FULL_SOFTMAX_UP_TO, Loss, full_softmax, gbce, gbce_beta, sampled_softmax
 from xrec.sequence.models import SequenceModel, build_model, load_model, model_settings
 from xrec.sequence.objective import asked_of
+from xrec.sequence.optimization import TrainingError, schedule
 from xrec.sequence.progress import Epoch, Progress, load_progress, note_epoch
 from xrec.sequence.ranks import train_all
-from xrec.sequence.trainer import TrainingError, schedule
 from xrec.sequence.transformer import turned, turns_of
 from xrec.sequence.vocabulary import Vocabulary
 

@@ -7,7 +7,6 @@ by the all-reduced weight of the targets. So 1 and 2 processes differ only by th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,12 +27,13 @@ from xrec.sequence.checkpoint import (
 )
 from xrec.sequence.distillation import Teacher
 from xrec.sequence.dropout import seed_dropout
-from xrec.sequence.exchange import share_first, sum_over_ranks
+from xrec.sequence.exchange import share_first
 from xrec.sequence.item_encoder import ItemEncoder
 from xrec.sequence.loader import Shard, Windows, key_of
 from xrec.sequence.losses import Loss, windows_loss
 from xrec.sequence.models import MODEL_PREFIX, SequenceModel, build_model, model_settings
 from xrec.sequence.objective import asked_of
+from xrec.sequence.optimization import Optimization, TrainingError
 from xrec.sequence.progress import Begun, Epoch, Progress, note_epoch, save_progress
 from xrec.sequence.spec import TrainingSpec
 from xrec.sequence.targets import TargetDistribution
@@ -45,15 +45,8 @@ from xrec.storage.files import write_json
 
 Say = Callable[[str], None]
 
-MAX_GRADIENT_NORM = 1.0
 _LEFT_OUT = -1
 """Stands for a shard in the key of what all ranks draw alike."""
-WARM_UP_SHARE = 0.05
-"""Share of the steps in which the learning rate rises to its full size; then it falls along a cosine to 0."""
-
-
-class TrainingError(ValueError):
-    """A training that cannot go on; the message says why and what to do."""
 
 
 class NothingToLearnError(TrainingError):
@@ -115,19 +108,7 @@ class Trainer:
             self.model.items.give(torch.from_numpy(self.vocabulary.vectors_VG).to(device))
         if learned is not None:
             learned.pass_on(self.model, self.vocabulary.item_ids)
-        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            learning,
-            lr=self.sequence.learning_rate,
-            weight_decay=self.sequence.weight_decay,
-            fused=True,
-        )
-        for parameter in learning:
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), device=device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self.optimization = Optimization(self.model, self.sequence, where=f"{spec.model} {spec.export.fold}")
 
     def learned(self) -> Learned:
         """What the next fold goes on from."""
@@ -234,11 +215,8 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state by name; writing into them changes the training."""
-        tensors = {f"{MODEL_PREFIX}{name}": tensor.data for name, tensor in self.model.named_parameters()}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
-        return tensors
+        weights = {f"{MODEL_PREFIX}{name}": tensor.data for name, tensor in self.model.named_parameters()}
+        return {**weights, **self.optimization.tensors()}
 
     def _agree_on_steps(self) -> int:
         """Steps an epoch, the same on every rank; without this a rank with more batches would wait for ever."""
@@ -280,7 +258,7 @@ class Trainer:
         for step in range(begun.steps, num_steps):
             negatives_S = self.loss.draw(key_of(self.seed, epoch, step))
             self.model.items.leave_out(key_of(self.seed, epoch, step, _LEFT_OUT), self.sequence.left_out)
-            self.optimizer.zero_grad()
+            self.optimization.zero()
             sums = torch.zeros(2, dtype=torch.float64)
             # As few backwards as memory allows: each writes gradients of the whole vocabulary, whatever the rows.
             for part in range(0, len(streams), at_once):
@@ -293,7 +271,7 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 sums += torch.tensor([loss.item(), weight], dtype=torch.float64)
             is_late = hvd.rank() == 0 and time.monotonic() - saved >= self.sequence.checkpoint_seconds
-            is_due = self._take_step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums, is_late)
+            is_due = self.optimization.step((epoch - 1) * num_steps + step, num_steps * self.spec.epochs, sums, is_late)
             totals += sums
             if is_due and save is not None:
                 sums_R2 = hvd.allgather(totals[None], name="sums").tolist()
@@ -303,7 +281,7 @@ class Trainer:
         for stream in streams:
             assert next(stream, None) is None, "a shard has rows left after the epoch"
         loss_sum, weight_sum = hvd.allreduce(totals, op=hvd.Sum, name="epoch_loss").tolist()
-        self._check_finite(loss_sum, "loss")
+        self.optimization.check_finite(loss_sum, "loss")
         return float(loss_sum / weight_sum)
 
     def _loss(self, batch: Windows, negatives_S: Tensor) -> tuple[Tensor, float]:
@@ -322,30 +300,6 @@ class Trainer:
             teacher=self.teacher,
         )
         return loss, float(asked.weights_P.sum())
-
-    def _take_step(self, step: int, num_steps: int, sums: Tensor, is_late: bool) -> bool:
-        """Sum the gradients over the ranks, divide by the weight of all their targets, and step; whether rank 0 is late to save."""
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        shared = torch.tensor([sums[1], is_late], dtype=torch.float64)
-        sum_over_ranks(gradients, name="gradients")
-        if hvd.size() > 1:
-            shared = hvd.allreduce(shared, op=hvd.Sum, name="weight")
-        weight, num_late = shared.tolist()
-        torch._foreach_div_(gradients, max(weight, 1e-9))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self._check_finite(float(norm), "gradient's norm")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.sequence.learning_rate * schedule(step, num_steps)
-        self.optimizer.step()
-        return bool(num_late)
-
-    def _check_finite(self, value: float, what: str) -> None:
-        """Raise where a training diverged, before it is saved; all ranks have the same value."""
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"{self.spec.model} {self.spec.export.fold}: the {what} is {value}, expected a finite number; lower "
-                f"sequence.learning_rate ({self.sequence.learning_rate})"
-            )
 
 
 def close(spec: TrainingSpec, progress: Progress) -> None:
@@ -366,14 +320,6 @@ def nothing_to_learn_from(spec: TrainingSpec) -> str:
         f"{sequence.targets}), expected users with at least two events of items in the vocabulary{buy}; lower "
         f"sequence.min_buyers{other}, or leave gru and transformer out of ranking.sources"
     )
-
-
-def schedule(step: int, num_steps: int) -> float:
-    """The share of the full learning rate at a step (from 0): a linear rise, then half a cosine."""
-    warm_up = max(1.0, WARM_UP_SHARE * num_steps)
-    if step < warm_up:
-        return (step + 1) / warm_up if step + 1 < warm_up else 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1.0, num_steps - warm_up)))
 
 
 def describe_epoch(spec: TrainingSpec, epoch: Epoch, progress: Progress) -> str:

@@ -21,9 +21,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from xrec.config import Sequence, Tuning
+from xrec.sequence.optimization import TrainingError
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, TrainingSpec, Trial
-from xrec.sequence.trainer import Trainer, TrainingError
+from xrec.sequence.trainer import Trainer
 from xrec.storage.files import exists, read_json, remove, write_json
 
 _STARTUP_TRIALS = 5
