@@ -25,16 +25,13 @@ from xrec.features.sequence_files import (
     ContractMismatchError,
     Export,
     ExportError,
-    Staged,
     export_settings,
     read_export,
-    read_staged,
-    training_digest,
     window_fields,
     write_exports,
-    write_staged,
 )
 from xrec.features.staged_vectors import find_staged
+from xrec.features.vector_files import Staged, read_staged, training_digest, write_staged
 from xrec.features.vocabulary import build_vocabulary, check_vocabulary, num_categories_of
 from xrec.features.windows import build_windows
 from xrec.storage.files import FilesError, absolute, count_rows, data_files, for_spark, read_json, write_bytes

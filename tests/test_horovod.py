@@ -20,8 +20,8 @@ from pyspark.sql import SparkSession
 
 from sequence_world import FOLD, NUM_COLD, VOCABULARY, settings_at, spec_of, write_world
 from xrec import columns as C
-from xrec.features.sequence_files import read_staged
 from xrec.features.staged_vectors import find_staged, read_vectors
+from xrec.features.vector_files import read_staged
 from xrec.sequence import exchange
 from xrec.sequence.checkpoint import find_progress
 from xrec.sequence.launch import _run_in_tasks, _train

@@ -18,7 +18,8 @@ from sequence_world import COLD_SHARE, FOLD, NUM_COLD, NUM_TASTES, VOCABULARY, s
 from stores import Renaming
 from xrec import columns as C
 from xrec.config import Sequence
-from xrec.features.sequence_files import ContractMismatchError, read_staged
+from xrec.features.sequence_files import ContractMismatchError
+from xrec.features.vector_files import read_staged
 from xrec.sequence import loader, validation
 from xrec.sequence.dropout import Dropout, seed_dropout
 from xrec.sequence.item_encoder import ItemEncoder, user_vectors

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sequence_world import FOLD, settings_at, spec_of, write_world
 from xrec.config import Settings
-from xrec.features.sequence_files import TRAIN, read_staged, training_digest
+from xrec.features.sequence_files import TRAIN
+from xrec.features.vector_files import read_staged, training_digest
 from xrec.sequence import ranks
 from xrec.sequence.checkpoint import epoch_file
 from xrec.sequence.gru import GRU

@@ -37,7 +37,8 @@ from trainings import report
 
 from xrec.config import Settings, load_settings
 from xrec.evaluation.intervals import poisson_weights
-from xrec.features.sequence_files import read_exported_folds, read_staged
+from xrec.features.sequence_files import read_exported_folds
+from xrec.features.vector_files import read_staged
 from xrec.sequence.progress import load_progress
 from xrec.sequence.ranks import train_all
 from xrec.sequence.spec import TrainingSpec

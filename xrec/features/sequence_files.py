@@ -1,11 +1,12 @@
-"""What the export, torch and the loader of vectors agree on: two small JSON contracts, and where they lie.
+"""What the export and torch agree on: a small JSON contract of the windows of each fold, and where all files lie.
 
 Below ``storage.artifacts``::
 
     exports.json                                  the folds of the last export, in order, and the as-of of all that are there
     <fold>/export.json                            the contract of a fold's windows
     <fold>/<model>/checkpoint/...                 see xrec/sequence/checkpoint.py
-    <fold>/<model>/vectors-v<version>-<digest>/   part-<rank>.parquet, and manifest.json, written last
+    <fold>/<model>/vectors-v<version>-<digest>/   part-<rank>.parquet, and manifest.json, written last: see
+                                                  xrec/features/vector_files.py
 
 and the same of folds that are encoded and not trained (xrec/features/changed_users.py), which may be folds of the same name::
 
@@ -19,18 +20,19 @@ Neither Spark nor torch is imported here.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.storage.files import FilesError, exists, names_in, read_json, write_json
+from xrec.storage.files import FilesError, exists, read_json, write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TRAIN, VALIDATION = "train", "validation"
 CHANGED, UNCHANGED = "changed", "unchanged"
@@ -38,14 +40,6 @@ CHANGED, UNCHANGED = "changed", "unchanged"
 MODELS = ("gru", "transformer")
 NUM_HASHES = 1 << 14
 """The words of items are known by hashes that run from 1 to this; 0 is no word."""
-
-_NOT_LEARNED = frozenset(
-    {
-        *("launcher", "threads", "start_timeout", "answer_timeout", "num_processes", "accumulate", "num_checkpoints"),
-        *("checkpoint_seconds", "changed_since"),
-    }
-)
-"""Settings that change how a training runs, not what it learns."""
 
 
 class ExportError(ValueError):
@@ -110,11 +104,11 @@ class Export:
         """Raise :class:`ContractMismatchError` where arrays read from ``source`` are not what was written."""
         for field in self.fields:
             if field.name not in arrays:
-                raise ContractMismatchError(_explain(source, f"column '{field.name}'", "nothing", field.dtype))
+                raise ContractMismatchError(explain_mismatch(source, f"column '{field.name}'", "nothing", field.dtype))
             found, shape = arrays[field.name], tuple(field.shape)
             if str(found.dtype) != field.dtype or found.shape[1:] != shape:
                 raise ContractMismatchError(
-                    _explain(
+                    explain_mismatch(
                         source,
                         f"column '{field.name}'",
                         f"{found.dtype} of shape {found.shape[1:]}",
@@ -124,37 +118,14 @@ class Export:
         tokens = arrays[C.TOKENS]
         if tokens.size and (tokens.min() < 0 or tokens.max() > self.vocabulary_size):
             raise ContractMismatchError(
-                _explain(source, C.TOKENS, f"{tokens.min()}..{tokens.max()}", f"0..{self.vocabulary_size}")
+                explain_mismatch(source, C.TOKENS, f"{tokens.min()}..{tokens.max()}", f"0..{self.vocabulary_size}")
             )
         for place, (name, size) in enumerate(sorted(self.context.items())):
             codes = arrays[C.CONTEXT][:, place :: len(self.context)]
             if codes.size and (codes.min() < 0 or codes.max() > size):
                 raise ContractMismatchError(
-                    _explain(source, f"{C.CONTEXT} {name}", f"{codes.min()}..{codes.max()}", f"0..{size}")
+                    explain_mismatch(source, f"{C.CONTEXT} {name}", f"{codes.min()}..{codes.max()}", f"0..{size}")
                 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged:
-    """The contract of one model's vectors of one fold, staged as Parquet."""
-
-    fold: str
-    model: str
-    digest: str
-    """See :func:`training_digest`."""
-    settings: dict[str, Any]
-    """See :func:`learned_settings`."""
-    weights: str
-    """Digest of the weights of the model that encoded."""
-    dim: int
-    """Length of a vector: the model's dimension and one for the item's bias."""
-    dtype: str
-    parts: dict[str, int]
-    """Rows by file name; none: nothing was trained, because an older fold had nothing to learn from."""
-    users: int
-    items: int
-    versions: dict[str, int]
-    """Delta versions that the vectors were made from."""
 
 
 def window_fields(length: int, num_categories: int, num_context: int) -> tuple[Field, ...]:
@@ -193,21 +164,6 @@ def context_names(settings: Settings) -> dict[str, list[str]]:
     }
 
 
-def learned_settings(settings: Settings, model: str) -> dict[str, Any]:
-    """The settings that decide what a model learns; how it is launched is not in them."""
-    return {
-        "model": model,
-        "seed": settings.seed,
-        **settings.sequence.model_dump(mode="json", exclude=set(_NOT_LEARNED)),
-    }
-
-
-def training_digest(settings: Settings, model: str) -> str:
-    """Ten hex digits that change when one of the :func:`learned_settings` changes."""
-    text = json.dumps(learned_settings(settings, model), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
 def as_trained(settings: Settings) -> Settings:
     """The settings of the training whose models encode a run that trains none."""
     return settings.model_copy(update={"sequence": settings.sequence.model_copy(update={"changed_since": None})})
@@ -221,12 +177,6 @@ def export_location(artifacts: str, fold: str, *, trains: bool = True) -> str:
 def model_location(artifacts: str, fold: str, model: str) -> str:
     """The folder of a fold's model."""
     return f"{artifacts}/{fold}/{model}"
-
-
-def staging_location(artifacts: str, export: Export, model: str, digest: str) -> str:
-    """The folder of the vectors that a model of these settings makes from this export."""
-    prefix = "vectors" if export.trained_on is None else "changed"
-    return f"{model_location(artifacts, export.fold, model)}/{prefix}-v{export.version}-{digest}"
 
 
 def write_exports(artifacts: str, exports: list[Export]) -> None:
@@ -293,13 +243,13 @@ def read_export(artifacts: str, fold: str, settings: Settings) -> Export:
     values["fields"] = tuple(
         Field(name=field["name"], dtype=field["dtype"], shape=tuple(field["shape"])) for field in values["fields"]
     )
-    export = _build(Export, values, location)
+    export = build_contract(Export, values, location)
     for key, expected in export_settings(settings).items():
         if export.settings.get(key) != expected:
-            raise ContractMismatchError(_explain(location, key, export.settings.get(key), expected))
+            raise ContractMismatchError(explain_mismatch(location, key, export.settings.get(key), expected))
     expected_fields = window_fields(export.length, export.num_categories, len(export.context))
     if export.fields != expected_fields:
-        raise ContractMismatchError(_explain(location, "fields", export.fields, expected_fields))
+        raise ContractMismatchError(explain_mismatch(location, "fields", export.fields, expected_fields))
     return export
 
 
@@ -309,65 +259,23 @@ def read_trained_export(artifacts: str, export: Export, settings: Settings) -> E
     trained = read_export(artifacts, export.trained_on, as_trained(settings))
     if trained.version != export.trained_version:
         location = export_location(artifacts, trained.fold)
-        raise ContractMismatchError(_explain(location, "version", trained.version, export.trained_version))
+        raise ContractMismatchError(explain_mismatch(location, "version", trained.version, export.trained_version))
     return trained
 
 
-def write_staged(folder: str, staged: Staged) -> None:
-    """Write the manifest: from now on the folder is complete."""
-    write_json(f"{folder}/manifest.json", dataclasses.asdict(staged))
+Contract = TypeVar("Contract", bound="DataclassInstance")
 
 
-def read_staged(folder: str, model: str, settings: Settings | None = None) -> Staged:
-    """The manifest of staged vectors; a folder without one is unfinished and refused.
-
-    With the ``settings`` of an earlier training it is said which of them are others than those of the vectors that are there.
-    """
-    location, which = f"{folder}/manifest.json", "with the same settings"
-    if not exists(location):
-        if settings is not None:
-            _refuse_others(folder, learned_settings(settings, model))
-            which = "of that fold, without --changed-since,"
-        raise FilesError(
-            f"{location}: no such file, so there are no complete vectors of model '{model}' for these settings and this "
-            f"version of the sequences; run the stage train_{model} {which} first"
-        )
-    staged = _build(Staged, read_json(location), location)
-    if staged.model != model or sum(staged.parts.values()) != staged.users + staged.items:
-        raise ContractMismatchError(
-            _explain(
-                location,
-                "parts",
-                f"{sum(staged.parts.values())} rows of {staged.model}",
-                f"{staged.users + staged.items} rows of {model}",
-            )
-        )
-    return staged
-
-
-def _refuse_others(folder: str, learned: dict[str, Any]) -> None:
-    """Raise :class:`ContractMismatchError` where the same version's vectors are there, of a model that learned otherwise."""
-    parent, name = folder.rsplit("/", 1)
-    same = f"{name.rsplit('-', 1)[0]}-"
-    for location in (f"{parent}/{other}/manifest.json" for other in names_in(parent) if other.startswith(same)):
-        found = read_json(location)["settings"] if exists(location) else learned
-        for key in sorted({*found, *learned}):
-            if found.get(key) != learned.get(key):
-                setting = key if key == "seed" else f"sequence.{key}"
-                raise ContractMismatchError(_explain(location, setting, found.get(key), learned.get(key)))
-
-
-_Contract = TypeVar("_Contract", Export, Staged)
-
-
-def _build(contract: type[_Contract], values: dict[str, Any], location: str) -> _Contract:
+def build_contract(contract: type[Contract], values: dict[str, Any], location: str) -> Contract:
+    """A contract of the values in its file; raises where they are not those that it has."""
     expected = {field.name for field in dataclasses.fields(contract)}
     if set(values) != expected:
-        raise ContractMismatchError(_explain(location, "keys", sorted(values), sorted(expected)))
+        raise ContractMismatchError(explain_mismatch(location, "keys", sorted(values), sorted(expected)))
     return contract(**values)
 
 
-def _explain(source: str, what: str, found: object, expected: object) -> str:
+def explain_mismatch(source: str, what: str, found: object, expected: object) -> str:
+    """What is not of one run, and what to do."""
     return (
         f"{source}: {what}: found {found}, expected {expected}; the files and the settings are not of one run: "
         "run export_sequences and the training again with the same settings"

@@ -7,14 +7,8 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.features.sequence_files import (
-    ContractMismatchError,
-    Staged,
-    read_export,
-    read_staged,
-    staging_location,
-    training_digest,
-)
+from xrec.features.sequence_files import ContractMismatchError, read_export
+from xrec.features.vector_files import Staged, read_staged, staging_location, training_digest
 from xrec.storage.files import absolute, count_rows, exists, for_spark
 from xrec.storage.tables import rows_from
 

@@ -21,15 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xrec import columns as C
-from xrec.features.sequence_files import (
-    TRAIN,
-    ContractMismatchError,
-    Staged,
-    learned_settings,
-    model_location,
-    read_staged,
-    write_staged,
-)
+from xrec.features.sequence_files import TRAIN, ContractMismatchError, model_location
+from xrec.features.vector_files import Staged, learned_settings, read_staged, write_staged
 from xrec.sequence.int8 import quantise
 from xrec.sequence.item_encoder import user_vectors
 from xrec.sequence.loader import Shard, Windows

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xrec.config import Settings
-from xrec.features.sequence_files import Staged, read_exported_folds
+from xrec.features.sequence_files import read_exported_folds
+from xrec.features.vector_files import Staged
 from xrec.sequence.journal import Following
 from xrec.sequence.progress import Progress
 from xrec.sequence.spec import LaunchError, LostRankError, RankError, TrainingSpec, Trial

@@ -44,7 +44,7 @@ class Progress:
     """How far a training is."""
 
     digest: str
-    """Settings and seed; see xrec/features/sequence_files.py."""
+    """Settings and seed; see xrec/features/vector_files.py."""
     version: int
     """Delta version of the sequences."""
     goes_on_from: str = "nothing"

@@ -15,7 +15,7 @@ from horovod.common.exceptions import HorovodInternalError
 from horovod.torch import functions, mpi_ops
 
 from xrec.config import Tuning
-from xrec.features.sequence_files import Staged
+from xrec.features.vector_files import Staged
 from xrec.sequence.encode import encode_all, encoder_of, has_model, load_trained, stage_nothing
 from xrec.sequence.exchange import choose_device
 from xrec.sequence.int8 import check_int8

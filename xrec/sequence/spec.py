@@ -7,15 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xrec.config import Settings
-from xrec.features.sequence_files import (
-    Export,
-    as_trained,
-    model_location,
-    read_export,
-    read_trained_export,
-    staging_location,
-    training_digest,
-)
+from xrec.features.sequence_files import Export, as_trained, model_location, read_export, read_trained_export
+from xrec.features.vector_files import staging_location, training_digest
 from xrec.storage.files import absolute
 
 
