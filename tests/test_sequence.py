@@ -41,6 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "lstm": {"model": "gru", "cell": "lstm"},
     "transformer": {"model": "transformer", "num_heads": 2, "length": 12},
     "rotary": {"model": "transformer", "num_heads": 2, "length": 12, "positions": "rotary"},
+    "pooled gru": {"model": "gru", "pooled": True},
+    "pooled transformer": {"model": "transformer", "num_heads": 2, "length": 12, "pooled": True},
 }
 
 
@@ -87,6 +89,26 @@ def test_an_older_item_does_change_the_state(name: str) -> None:
     changed = tokens.clone()
     changed[:, 2] += 1
     assert not torch.allclose(model(changed)[:, -1], model(tokens)[:, -1])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_mean_of_the_events_is_a_path_of_its_own_that_starts_at_nothing(model: str) -> None:
+    """In any order; the part of a state after three events is a quarter of their sum, times the matrix."""
+    settings = {"model": model, "vocabulary_size": 20, "dim": 8, "num_layers": 1, "dropout": 0.0}
+    settings |= {"num_heads": 2, "length": 12} if model == "transformer" else {}
+    torch.manual_seed(1)
+    alone = build_model(settings).eval()
+    torch.manual_seed(1)
+    both = build_model({**settings, "pooled": True}).eval()
+    assert both.pooled is not None
+    both.load_state_dict(alone.state_dict(), strict=False)
+    tokens = torch.tensor([[0, 0, 3, 7, 5], [0, 0, 7, 5, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(both(tokens), alone(tokens))
+        torch.nn.init.normal_(both.pooled.matrix.weight)
+        parts = (both(tokens) - alone(tokens))[:, -1]
+        expected = both.items(torch.tensor([3, 7, 5])).sum(dim=0) / 4 @ both.pooled.matrix.weight.T
+    torch.testing.assert_close(parts, expected.expand(2, 8))
 
 
 def test_rotary_positions_turn_as_complex_numbers_and_know_distances_alone() -> None:
@@ -576,9 +598,19 @@ def test_given_vectors_are_not_learned_and_biases_are(tmp_path: Path) -> None:
     items = load_model(spec.checkpoint).requires_grad_(False).items
     ratios = items.embedding.weight[1:, :NUM_TASTES] / torch.from_numpy(vocabulary.vectors_VG[1:])
     assert float(ratios.std()) < 1e-5 * float(ratios.mean())
-    assert float(items.embedding.weight[:, :NUM_TASTES].std()) == pytest.approx(0.2, rel=1e-5)
+    assert float(items.embedding.weight[1:, :NUM_TASTES].square().mean()) == pytest.approx(0.2**2, rel=1e-5)
+    assert not items.embedding.weight[:, NUM_TASTES:].any(), "beside what is given there is nothing"
     assert not items.embedding.weight[0].any()
     assert items.bias[1:].unique().numel() > 1
+
+
+def test_items_without_a_given_vector_do_not_scale_the_others() -> None:
+    few, many = (ItemEncoder(vocabulary_size=size, dim=4, given=True) for size in (3, 30))
+    vectors = torch.randn(3, 2)
+    few.give(torch.cat([torch.zeros(1, 2), vectors]))
+    many.give(torch.cat([torch.zeros(1, 2), vectors, torch.zeros(27, 2)]))
+    assert torch.equal(few.embedding.weight, many.embedding.weight[:4])
+    assert not many.embedding.weight[4:].any()
 
 
 def test_embeddings_are_as_long_as_the_given_vectors(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_int8_changes_states_a_little_and_rankings_hardly(world: Path, kind: str
     encoder = encoder_of(spec, model)
     assert encoder.items is model.items
     layers = [type(layer) for layer in encoder.modules()]
-    expected = {"transformer": [Int8Linear] * 8}.get(kind, [Int8Recurrent, Int8Linear])
+    expected = {"transformer": [Int8Linear] * 9}.get(kind, [Int8Recurrent, Int8Linear, Int8Linear])
     assert [layer for layer in layers if layer in (Int8Linear, Int8Recurrent)] == expected
     tokens = next(Shard.find(spec.export, TRAIN, 1).read()).newest().tokens
     rows, places = np.arange(len(tokens)), np.full(len(tokens), tokens.shape[1] - 1)
@@ -287,7 +287,7 @@ def test_what_leaves_is_what_matters_least(world: Path) -> None:
     assert chosen < 0.5 * np.mean(at_random)
     encoder = encoder_of(at(world, "transformer", pruned=0.5, encoder="int8"), model)
     assert isinstance(encoder, Transformer)
-    assert [type(layer) for layer in encoder.modules()].count(Int8Linear) == 8
+    assert [type(layer) for layer in encoder.modules()].count(Int8Linear) == 9
 
 
 def test_all_three_in_one_training(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,8 @@ that the models learn what is bought now; 0: all count alike, as they do where a
     positions: Literal["learned", "rotary"] = "learned"
     """How the Transformer knows the order: learned: a vector for each place, counted from the newest event; rotary: queries and \
 keys are turned by their place, so that attention knows how far apart two events are."""
+    pooled: bool = True
+    """Whether a state is also made of the mean of the user's events, in whatever order, beside what the network makes of them."""
     dropout: Share = 0.5
     """Dropout."""
     loss: Literal["auto", "full_softmax", "sampled_softmax", "gbce"] = "auto"

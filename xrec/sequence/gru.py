@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xrec.sequence.context import Context
 from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import ItemEncoder
+from xrec.sequence.pooled import Pooled
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -30,6 +31,7 @@ class GRU(nn.Module):
         num_layers: int,
         dropout: float,
         cell: str = "gru",
+        pooled: bool = False,
         context: Context | None = None,
     ) -> None:
         super().__init__()
@@ -37,11 +39,13 @@ class GRU(nn.Module):
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(CELLS[cell](dim, dim, batch_first=True, bias=False) for _ in range(num_layers))
         self.output = nn.Linear(dim, dim)
+        self.pooled = Pooled(dim) if pooled else None
 
     def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
         """The state after each token; ``inputs_BLD`` are the tokens' vectors, with their context, where they are there already."""
-        states_BLD = self.dropout(self.items(tokens_BL) if inputs_BLD is None else inputs_BLD)
+        inputs_BLD = self.items(tokens_BL) if inputs_BLD is None else inputs_BLD
+        states_BLD = self.dropout(inputs_BLD)
         for layer in self.layers:
             states_BLD = self.dropout(layer(states_BLD)[0])
         hidden_BLD: Tensor = self.output(states_BLD)
-        return hidden_BLD
+        return hidden_BLD if self.pooled is None else hidden_BLD + self.pooled(tokens_BL, inputs_BLD)

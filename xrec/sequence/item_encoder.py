@@ -27,8 +27,8 @@ from xrec.sequence.content import Content
 PADDING = 0
 """The token that stands for "no event"; its embedding is zero and never learns."""
 
-_GIVEN_STD = 0.2
-"""Standard deviation of the given vectors' numbers, whatever it was where they come from."""
+_GIVEN_SIZE = 0.2
+"""Root mean square of the given vectors' numbers, whatever it was where they come from."""
 _AT_ONCE = 8192
 """Items whose content is computed together where all are asked for."""
 
@@ -75,12 +75,13 @@ class ItemEncoder(nn.Module):
         """Make given vectors the first G numbers of the embeddings, which are not learned; only biases and content are.
 
         Few users teach few embeddings: what ALS has learned of all of an item's buyers holds where a softmax over their sequences
-        learns by heart. Token 0 must be zeros.
+        learns by heart. The numbers after them are zero, and so are all of an item that none is given, as token 0 is.
         """
+        given_NG, size = vectors_VG[vectors_VG.any(dim=1)], vectors_VG.shape[1]
         with torch.no_grad():
-            self.embedding.weight[:, : vectors_VG.shape[1]] = vectors_VG * (_GIVEN_STD / vectors_VG.std())
-            if self.content is not None:
-                self.embedding.weight[~vectors_VG.any(dim=1)] = 0
+            self.embedding.weight.zero_()
+            if len(given_NG):
+                self.embedding.weight[:, :size] = vectors_VG * (_GIVEN_SIZE / given_NG.square().mean().sqrt())
 
     def describe(self, words_IW: Tensor, paths_IP: Tensor) -> None:
         """Say what the catalogue says of the tokens and of the cold items after them."""

@@ -46,6 +46,7 @@ def model_settings(
         "dim": max(sequence.dim, -(-given_dim // unit) * unit),
         "num_layers": sequence.num_layers,
         "dropout": sequence.dropout,
+        "pooled": sequence.pooled,
     }
     if content is not None:
         settings |= {"content": content}

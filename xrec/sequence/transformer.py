@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from xrec.sequence.context import Context
 from xrec.sequence.dropout import Dropout
 from xrec.sequence.item_encoder import PADDING, ItemEncoder
+from xrec.sequence.pooled import Pooled
 
 
 class Transformer(nn.Module):
@@ -32,6 +33,7 @@ class Transformer(nn.Module):
         length: int,
         dropout: float,
         positions: str = "learned",
+        pooled: bool = False,
         context: Context | None = None,
     ) -> None:
         super().__init__()
@@ -43,12 +45,14 @@ class Transformer(nn.Module):
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
+        self.pooled = Pooled(dim) if pooled else None
 
     def forward(self, tokens_BL: Tensor, inputs_BLD: Tensor | None = None) -> Tensor:
         """The state after each token; ``inputs_BLD`` are the tokens' vectors, with their context, where they are there already."""
         length = tokens_BL.shape[1]
         from_the_right_L = torch.arange(length - 1, -1, -1, device=tokens_BL.device)
-        hidden_BLD, turns_Lh = self.items(tokens_BL) if inputs_BLD is None else inputs_BLD, None
+        inputs_BLD, turns_Lh = self.items(tokens_BL) if inputs_BLD is None else inputs_BLD, None
+        hidden_BLD = inputs_BLD
         if self.positions is not None:
             hidden_BLD = hidden_BLD + self.positions(from_the_right_L)
         else:
@@ -58,7 +62,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, visible_B1LL, turns_Lh)
         normed_BLD: Tensor = self.norm(hidden_BLD)
-        return normed_BLD
+        return normed_BLD if self.pooled is None else normed_BLD + self.pooled(tokens_BL, inputs_BLD)
 
 
 class Block(nn.Module):
