@@ -9,7 +9,7 @@ from functools import reduce
 from pyspark.sql import DataFrame
 
 from xrec.features.changed_users import vectors_taken_over
-from xrec.features.sequence_files import MODELS
+from xrec.features.sequence_files import models_used
 from xrec.features.staged_vectors import find_staged, read_vectors
 from xrec.runs.stage import Figures, StageContext, main
 
@@ -17,7 +17,7 @@ from xrec.runs.stage import Figures, StageContext, main
 def run(context: StageContext) -> Figures:
     """Write ``vectors`` of the sequence models among ``ranking.sources`` for all folds."""
     settings, main_fold = context.settings, context.main_fold.name
-    folds, models = [fold.name for fold in context.folds], [m for m in MODELS if settings.ranking.uses(m)]
+    folds, models = [fold.name for fold in context.folds], models_used(settings)
     if not models:
         return {"models": "none: ranking.sources names no sequence model"}
     staged = [find_staged(settings, fold, model) for model in models for fold in folds]

@@ -51,10 +51,14 @@ class Shop:
             self.note(night, {FOLDS_FIGURE: " ".join(folds_of(night))})
         users = spark.createDataFrame([("u0", 0), ("u1", 1)], "user_id string, user_idx int")
         tables.write("users", users)
-        as_of = {fold: START.isoformat() for night in range(3) for fold in folds_of(night)}
-        write_json(f"{self.artifacts}/exports.json", {"folds": folds_of(1), "as_of": as_of})
-        for fold in as_of:
-            write_json(f"{self.artifacts}/{fold}/export.json", {})
+        version = {fold: night for night in range(3) for fold in folds_of(night)}
+        self.as_of = {fold: (START + timedelta(days=night)).isoformat() for fold, night in version.items()}
+        self.export(folds_of(1))
+        for fold, night in version.items():
+            write_json(f"{self.artifacts}/{fold}/export.json", {"version": night})
+
+    def export(self, newest: list[str]) -> None:
+        write_json(f"{self.artifacts}/exports.json", {"folds": newest, "as_of": self.as_of})
 
     def note(self, night: int, figures: dict[str, str], since: datetime = START) -> None:
         run = StageRun(
@@ -108,3 +112,14 @@ def test_the_folds_of_earlier_runs_go(spark: SparkSession, tmp_path: Path) -> No
     ):  # that night once more, and then two others
         shop.note(days + 10, {FOLDS_FIGURE: fold}, since=datetime.now(timezone.utc))
     assert set(shop.clean_up(3)["folds_removed"].split(", ")) == {"serve-0", *newest}
+
+
+def test_models_that_encode_stay_where_the_newest_training_died(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(spark, tmp_path)
+    for fold, night in (("serve-1", 1), ("select-2", 2)):  # of the third night's folds not the main one
+        for model in ("gru", "transformer"):
+            write_json(f"{shop.artifacts}/{fold}/{model}/vectors-v{night}-digest/manifest.json", {})
+    shop.export(folds_of(2))
+    write_json(f"{shop.artifacts}/changed.json", {"folds": ["serve-3"]})
+    write_json(f"{shop.artifacts}/serve-3/changed.json", {"trained_on": "serve-0"})
+    assert shop.clean_up(1)["folds_removed"] == "select-0, select-3"

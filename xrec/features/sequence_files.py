@@ -164,6 +164,11 @@ def context_names(settings: Settings) -> dict[str, list[str]]:
     }
 
 
+def models_used(settings: Settings) -> list[str]:
+    """The sequence models among ``ranking.sources``."""
+    return [model for model in MODELS if settings.ranking.uses(model)]
+
+
 def as_trained(settings: Settings) -> Settings:
     """The settings of the training whose models encode a run that trains none."""
     return settings.model_copy(update={"sequence": settings.sequence.model_copy(update={"changed_since": None})})
@@ -203,9 +208,16 @@ def read_exported_folds(artifacts: str, *, trains: bool = True) -> list[str]:
 
 
 def read_folds_in_use(artifacts: str) -> set[str]:
-    """The folds of the last export of models to train and of the last of users to encode; raises where a list is damaged."""
-    kinds = [trains for trains in (True, False) if exists(_list_location(artifacts, trains=trains))]
-    return {fold for trains in kinds for fold in read_exported_folds(artifacts, trains=trains)}
+    """The folds of the last export of models to train, of the last of users to encode, and those whose models encode these.
+
+    Raises where a list is damaged.
+    """
+    of_models, of_users = (
+        read_exported_folds(artifacts, trains=trains) if exists(_list_location(artifacts, trains=trains)) else []
+        for trains in (True, False)
+    )
+    trained_on = {read_json(export_location(artifacts, fold, trains=False))["trained_on"] for fold in of_users}
+    return {*of_models, *of_users, *trained_on}
 
 
 def _list_location(artifacts: str, *, trains: bool) -> str:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xrec.config import Settings
-from xrec.features.sequence_files import ContractMismatchError, Export, build_contract, explain_mismatch, model_location
+from xrec.features.sequence_files import (
+    ContractMismatchError,
+    Export,
+    build_contract,
+    explain_mismatch,
+    export_location,
+    model_location,
+    read_as_ofs,
+)
 from xrec.storage.files import FilesError, exists, names_in, read_json, write_json
 
 _NOT_LEARNED = frozenset(
@@ -66,6 +75,33 @@ def staging_location(artifacts: str, export: Export, model: str, digest: str) ->
     """The folder of the vectors that a model of these settings makes from this export."""
     prefix = "vectors" if export.trained_on is None else "changed"
     return f"{model_location(artifacts, export.fold, model)}/{prefix}-v{export.version}-{digest}"
+
+
+def is_trained(artifacts: str, fold: str, models: Sequence[str]) -> bool:
+    """Whether each of the models was trained on the fold as it was exported last, with whatever settings."""
+    if not exists(location := export_location(artifacts, fold)):
+        return False
+    prefix = f"vectors-v{read_json(location)['version']}-"
+    folders = [model_location(artifacts, fold, model) for model in models]
+    return all(
+        any(name.startswith(prefix) and exists(f"{folder}/{name}/manifest.json") for name in names_in(folder))
+        for folder in folders
+    )
+
+
+def read_newest_trained(artifacts: str, models: Sequence[str]) -> set[str]:
+    """The folds of the newest export whose main fold, the one that ends last, was trained; empty where there is none."""
+    as_ofs = read_as_ofs(artifacts)
+    exported: dict[int, list[str]] = {}
+    for fold in as_ofs:
+        if exists(location := export_location(artifacts, fold)):
+            exported.setdefault(read_json(location)["version"], []).append(fold)
+    newest_first = (folds for _, folds in sorted(exported.items(), reverse=True))
+    for folds in newest_first:
+        _, main = max((as_ofs[fold], fold) for fold in folds)
+        if is_trained(artifacts, main, models):
+            return set(folds)
+    return set()
 
 
 def write_staged(folder: str, staged: Staged) -> None:

@@ -14,7 +14,7 @@ from xrec import columns as C
 from xrec.config import Settings
 from xrec.evaluation.folds import Fold
 from xrec.evaluation.report import POOLED, of_one_fold
-from xrec.features.sequence_files import MODELS, model_location
+from xrec.features.sequence_files import model_location, models_used
 from xrec.ingest.cleaning import CLEAN, DUPLICATE, OUTCOMES
 from xrec.logrules.judge import USED
 from xrec.reporting.customers import draw_customers
@@ -102,7 +102,7 @@ def _in_words(fold: Fold) -> str:
 
 def _missing(settings: Settings, fold: Fold, metrics: list[Row], found: Mapping[str, object]) -> dict[str, str]:
     """A line for each part that is not there."""
-    sequence = [name for name in MODELS if settings.ranking.uses(name)]
+    sequence = models_used(settings)
     lines = {
         "cleaning": "No events have been judged yet; the stages ingest and judge do it.",
         "shares": f"The training rows of fold {fold.name} are not there; the stage balance makes them.",
@@ -171,7 +171,7 @@ def _shares(tables: Tables, fold: Fold) -> list[Share]:
 
 def _trainings(settings: Settings, folds: list[Fold]) -> list[Training]:
     artifacts, trainings = absolute(settings.storage.artifacts_root), []
-    for model in filter(settings.ranking.uses, MODELS):
+    for model in models_used(settings):
         for fold in folds:
             progress = load_progress(f"{model_location(artifacts, fold.name, model)}/checkpoint")
             if progress is not None and progress.epochs:

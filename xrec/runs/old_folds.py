@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from xrec import columns as C
 from xrec.features.sequence_files import forget_exports, read_folds_in_use
+from xrec.features.vector_files import read_newest_trained
 from xrec.runs.ledger import runs_of_stages
 from xrec.schemas import TABLES
 from xrec.storage.files import exists, remove
@@ -15,11 +16,12 @@ FOLDS_FIGURE = "_folds"
 """What is left in the ledger: by the stage fold the names of all folds of its run, by clean_up of those that it removed."""
 
 
-def old_folds(tables: Tables, artifacts: str, *, num_runs: int) -> list[str]:
+def old_folds(tables: Tables, artifacts: str, *, models: Sequence[str], num_runs: int) -> list[str]:
     """The folds of runs before the newest ``num_runs``, as the ledger knows them, but those that are still read.
 
-    These are the folds of the newest runs, and those of the newest export: by its models other nights encode. What the ledger does
-    not know, such as the folds of a run that is going on, stays.
+    These are the folds of the newest runs and of the newest exports, and those by whose ``models`` other nights encode: the ones
+    that the newest nights were encoded by, and the newest that were trained, which a later export that never was does not replace.
+    What the ledger does not know, such as the folds of a run that is going on, stays.
     """
     runs = runs_of_stages(tables, "fold", "clean_up")
     there: set[str] = set()
@@ -28,7 +30,7 @@ def old_folds(tables: Tables, artifacts: str, *, num_runs: int) -> list[str]:
         there = there.union(named) if run.stage == "fold" else there.difference(named)
     newest = [run for run in runs if run.stage == "fold"][:num_runs]
     kept = {fold for run in newest for fold in run.figures.get(FOLDS_FIGURE, "").split()}
-    return sorted(there - kept - read_folds_in_use(artifacts))
+    return sorted(there - kept - read_folds_in_use(artifacts) - read_newest_trained(artifacts, models))
 
 
 def remove_folds(tables: Tables, artifacts: str, folds: Sequence[str]) -> Iterator[str]:
