@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -201,14 +202,32 @@ def test_a_fold_takes_the_newest_model_that_knows_nothing_later(tmp_path: Path) 
         settings = settings_of(tmp_path, changed_since=since)
         return [export.fold for export in trained_exports([fold_of(day) for day in days], settings).values()]
 
+    artifacts = settings_of(tmp_path).storage.artifacts_root
+
+    def export(*days: int, version: int = 1) -> None:
+        of = [
+            replace(an_export(version=version), fold=f"on-{day}", as_of=fold_of(day).as_of.isoformat()) for day in days
+        ]
+        write_exports(artifacts, of)
+
+    def train(*days: int, models: tuple[str, ...] = ("gru", "transformer")) -> None:
+        for day, model in product(days, models):
+            write_json(f"{artifacts}/on-{day}/{model}/vectors-v1-digest/manifest.json", {})
+
     with pytest.raises(SettingsError, match=r"found trained folds none, expected one"):
         taken([9], "latest")
     for days in ([3, 8], [10]):
-        exports = [replace(an_export(), fold=f"on-{day}", as_of=fold_of(day).as_of.isoformat()) for day in days]
-        write_exports(settings_of(tmp_path).storage.artifacts_root, exports)
+        export(*days)
+        train(*days)
     assert taken([5, 9], "latest") == ["on-3", "on-8"]
     assert taken([8, 14], "latest") == ["on-8", "on-10"]
     assert taken([8, 14], "2020-01-09") == ["on-8", "on-8"]
+    export(12)
+    assert taken([8, 14], "latest") == ["on-8", "on-10"], "that training is still to come"
+    train(12, models=("gru",))
+    assert taken([8, 14], "latest") == ["on-8", "on-10"], "it died midway"
+    export(10, version=2)
+    assert taken([8, 14], "latest") == ["on-8", "on-8"], "what was trained were the windows of an earlier export"
     with pytest.raises(
         SettingsError, match=r"on-3 \(as of 2020-01-03.*later than that of serve-2020-01-02, 2020-01-02"
     ):

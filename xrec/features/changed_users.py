@@ -40,12 +40,14 @@ from xrec.features.sequence_files import (
     ContractMismatchError,
     Export,
     as_trained,
+    models_used,
     read_as_ofs,
     read_export,
     read_trained_export,
     window_fields,
 )
 from xrec.features.staged_vectors import find_staged, read_vectors
+from xrec.features.vector_files import is_trained
 from xrec.features.windows import cut_windows, padding_rows
 from xrec.storage.files import absolute, count_rows, data_files
 from xrec.storage.tables import Tables
@@ -72,7 +74,9 @@ def trained_exports(folds: Many[Fold], settings: Settings) -> dict[str, Export]:
             f"{key}: found {since}, expected latest or a time no later than the as-of of fold {folds[-1].name}, {latest}: a model "
             "that knows later events must not encode it"
         )
-    as_ofs, found = read_as_ofs(artifacts), {}
+    models, found = models_used(settings), {}
+    # An export counts once it is trained: that of a training that died, or that is still to come, has no model.
+    as_ofs = {name: as_of for name, as_of in read_as_ofs(artifacts).items() if is_trained(artifacts, name, models)}
     for fold in folds:
         earlier = [(as_of, name) for name, as_of in as_ofs.items() if as_of <= min(until, fold.as_of)]
         if not earlier:
