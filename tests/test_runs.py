@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import psutil
 import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
@@ -46,6 +50,33 @@ def test_a_training_runs_where_and_as_the_run_does() -> None:
         r"spark.hadoop.fs.s3a.secret.key=a\\b=c",
         "spark.yarn.queue=nightly",
     ]
+
+
+START = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"
+WAIT = """
+from xrec.runs.applications import run_beside_parent
+run_beside_parent(["sh", "-c", "sleep 987 & wait"], {"PATH": "/usr/bin:/bin"})
+"""
+
+
+def test_a_training_ends_with_the_process_that_started_its_run() -> None:
+    """A process that waits for a training with one below it, and is left alone by its own parent, which was killed."""
+    command = [sys.executable, "-c", START, sys.executable, "-c", WAIT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as starter:
+        assert starter.stdout is not None
+        waiting = psutil.Process(int(starter.stdout.readline()))
+        deadline = time.monotonic() + 60
+        while len(family := waiting.children(recursive=True)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        try:
+            assert [one.name() for one in family] == ["sh", "sleep"]
+            starter.kill()
+            _, alive = psutil.wait_procs([*family, waiting], timeout=15)
+            assert not alive
+        finally:
+            for one in [*family, waiting]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 def test_a_full_disk_is_named_with_its_place_and_what_to_do() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from xrec.runs.progress import StageProgress
@@ -30,6 +31,9 @@ _PASSED_ON = (
 )
 """How the names of Spark's settings begin that an application of this run has as well: where it runs and what it may read."""
 _ITS_OWN = ("spark.executor.id", "spark.yarn.app.")
+_POLL_SECONDS = 1.0
+_END_SECONDS = 20.0
+"""Seconds that an application has to stop by itself."""
 
 
 def run_as_application(stage: StageInfo, context: StageContext, title: str, console: Console) -> None:
@@ -38,7 +42,7 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
     Raises
     ------
     StageFailedError
-        The application ended with an error, which it has printed.
+        The application ended with an error, which it has printed, or Spark of this run is gone.
     """
     job = Path(sys.argv[0]).resolve().parent / f"{stage.name}.py"
     master = str(context.spark.sparkContext.master)
@@ -54,12 +58,49 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
         properties.write(properties_of(context.spark.sparkContext.getConf().getAll()))
         properties.flush()
         command[1:1] = ["--properties-file", properties.name]
-        finished = subprocess.run(command, check=False, env={**os.environ, WHOLE_RUN: context.run_id})
-        if finished.returncode != 0:
+        exit_code = run_beside_parent(command, {**os.environ, WHOLE_RUN: context.run_id})
+        if exit_code != 0:
             raise StageFailedError(
-                f"stage {stage.name} ended with exit code {finished.returncode}, its message is above; once that is "
+                f"stage {stage.name} ended with exit code {exit_code}, its message is above; once that is "
                 f"mended, go on with {command_from(stage.name, context)}"
             )
+
+
+def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end and give its exit code; it and all that it started end early where this process is interrupted.
+
+    So they do where the process that started this one, the JVM of spark-submit, is gone: nobody would hear of them, and the same
+    command would start them a second time.
+
+    Raises
+    ------
+    StageFailedError
+        The JVM is gone.
+    """
+    parent = os.getppid()
+    child = psutil.Popen(command, env=environment)
+    try:
+        while os.getppid() == parent:
+            with contextlib.suppress(psutil.TimeoutExpired):
+                return int(child.wait(_POLL_SECONDS))
+    finally:
+        _end(child)
+    raise StageFailedError(
+        f"process {parent}, the JVM of this run, is gone (killed, out of memory?): what it waited for was ended as well; the same "
+        "command goes on from the last checkpoint"
+    )
+
+
+def _end(child: psutil.Popen) -> None:
+    """End a process, where it still runs, and all below it; its ranks on other machines end with the executors of its driver."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [child, *child.children(recursive=True)]
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.terminate()
+        for one in psutil.wait_procs(family, timeout=_END_SECONDS)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def properties_of(settings: Iterable[tuple[str, str]]) -> str:
