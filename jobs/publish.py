@@ -19,7 +19,7 @@ from xrec.runs.stage import Figures, StageContext, main
 
 def run(context: StageContext) -> Figures:
     """Write ``recommendations`` of the main fold's date, where the staged lists pass the gate."""
-    tables, settings, fold = context.tables, context.settings, context.main_fold
+    tables, settings, fold = context.tables, context.settings, context.served_fold
     run_date, scope = fold.as_of.date().isoformat(), settings.ranking.scope
     model = read_model(tables.read("serving_models"), fold.name, scope)
     lists, published = lists_and_earlier(tables, fold)

@@ -23,7 +23,7 @@ from xrec.runs.stage import Figures, StageContext, main
 
 def run(context: StageContext) -> Figures:
     """Write ``staged_recommendations`` of the main fold's date."""
-    tables, ranking, fold = context.tables, context.settings.ranking, context.main_fold
+    tables, ranking, fold = context.tables, context.settings.ranking, context.served_fold
     items = tables.read("items").select(C.ITEM_ID, C.ITEM_IDX, C.CATEGORY, C.RECOMMENDABLE)
     interactions = tables.read("interactions", fold=fold.name)
     user_categories = tables.read("user_categories", fold=fold.name)

@@ -7,7 +7,7 @@
 import argparse
 from functools import partial
 
-from xrec.config import add_arguments, load_settings
+from xrec.config import add_arguments, as_arguments, load_settings
 from xrec.reporting.gather import gather
 from xrec.reporting.page import render
 from xrec.runs.progress import build_console
@@ -35,7 +35,12 @@ def main() -> None:
     with exit_on_error():
         settings = load_settings(arguments.config, arguments.overrides)
         console, run_id = build_console(), arguments.run_id or new_run_id(settings)
-        context = StageContext(spark=build_session("xrec report"), settings=settings, run_id=run_id)
+        context = StageContext(
+            spark=build_session("xrec report"),
+            settings=settings,
+            run_id=run_id,
+            given=as_arguments(arguments.config, arguments.overrides),
+        )
         done = run_stage(context, "report", partial(run, output=arguments.output), "report", console)
         console.print(f"    {done.shown['page']} ({done.shown['size']}, {done.seconds:.1f} s)", soft_wrap=True)
 

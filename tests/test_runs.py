@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -15,10 +16,14 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from xrec.config import Settings, as_arguments, load_settings
+from test_deliveries import job
+from xrec.config import Settings, SettingsError, as_arguments, load_settings
+from xrec.runs import comparison
 from xrec.runs.applications import properties_of
+from xrec.runs.comparison import compare
+from xrec.runs.running import Run
 from xrec.runs.stage import StageContext, command_from, describe_error
-from xrec.runs.stages import STAGE_NAMES, STAGES, needed_sources, reads_of, select_stages, writes_of
+from xrec.runs.stages import STAGE_NAMES, STAGES, StageInfo, needed_sources, reads_of, select_stages, writes_of
 from xrec.session import build_session
 
 _TASK = "An error occurred while calling o1.save.\n: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while "
@@ -50,6 +55,47 @@ def test_a_training_runs_where_and_as_the_run_does() -> None:
         r"spark.hadoop.fs.s3a.secret.key=a\\b=c",
         "spark.yarn.queue=nightly",
     ]
+
+
+def test_a_comparison_goes_on_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pipeline in its place the lists of a select fold would go out."""
+    commands: list[str] = []
+
+    def run_stages(run: Run, stages: Sequence[StageInfo]) -> None:
+        commands.append(command_from(stages[0].name, run.context()))
+
+    monkeypatch.setattr(Run, "run", run_stages)
+    monkeypatch.setattr(comparison, "_search", lambda run, _: run.with_overrides("als.rank=7"))
+    monkeypatch.setattr(comparison, "print_models", MagicMock())
+    run = Run(spark=MagicMock(), console=MagicMock(), run_id="", config=[], overrides=[])
+    compare(run, sources="als", num_folds=2, num_trials=3, is_final=False, first="balance")
+    compare(run, sources="als", num_folds=2, num_trials=0, is_final=True, first="candidates")
+    select = "--set folds.purpose=select --set folds.num_select=2 --set 'ranking.sources=[als]'"
+    assert commands == [
+        f"./spark-submit.sh jobs/compare.py --folds 2 --trials 3 --from balance {select}",
+        f"./spark-submit.sh jobs/compare.py --folds 2 --from train_als {select} --set als.rank=7",
+        f"./spark-submit.sh jobs/compare.py --folds 2 --final --from candidates {select.replace('=select', '=test')}",
+    ]
+
+
+@pytest.mark.parametrize("stage", ["recommend", "publish"])
+def test_lists_of_a_select_fold_do_not_go_out(stage: str) -> None:
+    context = StageContext(spark=MagicMock(), settings=load_settings([], ["folds.purpose=select"]), run_id="r")
+    with pytest.raises(SettingsError, match=r"folds.purpose: found select, expected test or serve"):
+        job(stage).run(context)
+
+
+def test_a_report_that_fails_names_its_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report = job("report")
+    monkeypatch.setattr(report, "build_session", MagicMock())
+    monkeypatch.setattr(report, "gather", MagicMock(side_effect=ValueError("no figures")))
+    monkeypatch.setattr(sys, "argv", ["report.py", "--config", "conf/example_csv.yaml"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert (
+        "go on with ./spark-submit.sh jobs/pipeline.py --from report --config conf/example_csv.yaml"
+        in capsys.readouterr().err
+    )
 
 
 START = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"

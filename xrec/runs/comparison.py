@@ -41,7 +41,8 @@ def compare(
     settings = run.settings
     if num_trials and ALS not in settings.ranking.sources:
         raise SettingsError(f"--trials: found sources {', '.join(settings.ranking.sources)}, expected als among them")
-    run = replace(run, run_id=run.run_id or new_run_id(settings))
+    job = ["jobs/compare.py", "--folds", f"{num_folds}", *(["--final"] if is_final else [])]
+    run = replace(run, run_id=run.run_id or new_run_id(settings), job=job)
     if first is None:
         first = "fold" if run.context().tables.exists("users") else "ingest"
     left_out = {"recommend", "publish", "report"}
@@ -58,7 +59,7 @@ def compare(
         if TRAIN_ALS not in names:
             raise SettingsError(f"--from {first}: found it beside --trials, expected a stage up to {TRAIN_ALS}")
         num_before = names.index(TRAIN_ALS)
-        run.run(stages[:num_before])
+        replace(run, job=[*job, "--trials", f"{num_trials}"]).run(stages[:num_before])
         run, stages = _search(run, num_trials), stages[num_before:]
     run.run(stages)
     print_models(run.console, run.context(), run.run_id)

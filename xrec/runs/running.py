@@ -11,7 +11,7 @@ from rich.console import Console
 
 from xrec.config import Settings, as_arguments, load_settings
 from xrec.runs.applications import run_as_application
-from xrec.runs.stage import StageContext, run_stage, tracked
+from xrec.runs.stage import PIPELINE, StageContext, run_stage, tracked
 from xrec.runs.stages import StageInfo
 
 
@@ -24,6 +24,8 @@ class Run:
     run_id: str
     config: Sequence[str]
     overrides: Sequence[str]
+    job: Sequence[str] = PIPELINE
+    """See :attr:`StageContext.job`."""
 
     @property
     def settings(self) -> Settings:
@@ -33,7 +35,7 @@ class Run:
     def context(self) -> StageContext:
         """What a stage of this run is given; each sees the newest tables."""
         given = as_arguments(self.config, self.overrides)
-        return StageContext(spark=self.spark, settings=self.settings, run_id=self.run_id, given=given)
+        return StageContext(spark=self.spark, settings=self.settings, run_id=self.run_id, given=given, job=self.job)
 
     def with_overrides(self, *overrides: str) -> Run:
         """The same run with further settings."""

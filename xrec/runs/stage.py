@@ -43,6 +43,8 @@ WHOLE_RUN = "XREC_WHOLE_RUN"
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
+PIPELINE = ("jobs/pipeline.py",)
+
 Figures = dict[str, str]
 """What a stage reports: a name and a figure, for the ledger and the summary."""
 
@@ -56,6 +58,8 @@ class StageContext:
     run_id: str
     given: Sequence[str] = ()
     """The arguments that the settings were made of, as a command takes them."""
+    job: Sequence[str] = PIPELINE
+    """The job of the run, with options of its own: its ``--from`` goes on with a stage."""
     say: Callable[[str], None] = field(default=print)
 
     @cached_property
@@ -76,8 +80,18 @@ class StageContext:
 
     @property
     def main_fold(self) -> Fold:
-        """The fold whose lists are written: test or serve."""
+        """The newest fold: test or serve, but where the settings have select folds alone."""
         return self.folds[-1]
+
+    @property
+    def served_fold(self) -> Fold:
+        """The fold whose lists are written, test or serve; raises where the settings have select folds alone."""
+        if self.settings.folds.purpose == "select":
+            raise SettingsError(
+                "folds.purpose: found select, expected test or serve: the lists of select folds only choose what serves, and none "
+                "of them goes out; compare models by jobs/compare.py, or leave folds.purpose=select out"
+            )
+        return self.main_fold
 
     @property
     def judged_folds(self) -> list[Fold]:
@@ -159,7 +173,7 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
 
 def command_from(name: str, context: StageContext) -> str:
     """The command that goes on with a stage, with the same settings."""
-    job = ["jobs/pipeline.py", "--from", name] if name in STAGE_NAMES else [f"jobs/{name}.py"]
+    job = [*context.job, "--from", name] if name in STAGE_NAMES else [f"jobs/{name}.py"]
     return shlex.join(["./spark-submit.sh", *job, *context.given])
 
 
