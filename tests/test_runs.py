@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from test_deliveries import job
 from xrec.config import Settings, SettingsError, as_arguments, load_settings
-from xrec.runs import comparison
+from xrec.runs import applications, comparison
 from xrec.runs.applications import properties_of
 from xrec.runs.comparison import compare
 from xrec.runs.running import Run
@@ -96,6 +97,20 @@ def test_a_report_that_fails_names_its_log(monkeypatch: pytest.MonkeyPatch, caps
         "go on with ./spark-submit.sh jobs/pipeline.py --from report --config conf/example_csv.yaml"
         in capsys.readouterr().err
     )
+
+
+def test_a_training_is_not_given_the_key_of_pseudonyms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_KEY", "k" * 32)
+    run = MagicMock(return_value=0)
+    monkeypatch.setattr(applications, "run_beside_parent", run)
+    spark = MagicMock()
+    spark.sparkContext.getConf().getAll.return_value = []
+    settings = load_settings([], ["privacy.key=env:SHOP_KEY"])
+    context = StageContext(spark=spark, settings=settings, run_id="r")
+    stage = next(stage for stage in STAGES if stage.own_application)
+    applications.run_as_application(stage, context, "train", MagicMock())
+    _, environment = run.call_args.args
+    assert environment.keys() - {applications.WHOLE_RUN} == os.environ.keys() - {"SHOP_KEY"}
 
 
 START = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -169,6 +170,10 @@ class Privacy(Frozen):
     """Where the secret is: env:NAME (an environment variable of the driver) or file:/PATH (a mounted secret)."""
     opt_outs: OptOuts | None = None
     """Everybody who opted out, in each run anew; they are left out from this run on. Without it the last list stays in force."""
+
+    def without_key(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """An environment for processes that are given no names of users: all of it but the variable that holds the secret."""
+        return {name: value for name, value in environment.items() if f"env:{name}" != self.key}
 
 
 class Attribute(Frozen):

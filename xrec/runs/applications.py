@@ -58,7 +58,9 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
         properties.write(properties_of(context.spark.sparkContext.getConf().getAll()))
         properties.flush()
         command[1:1] = ["--properties-file", properties.name]
-        exit_code = run_beside_parent(command, {**os.environ, WHOLE_RUN: context.run_id})
+        exit_code = run_beside_parent(
+            command, {**context.settings.privacy.without_key(os.environ), WHOLE_RUN: context.run_id}
+        )
         if exit_code != 0:
             raise StageFailedError(
                 f"stage {stage.name} ended with exit code {exit_code}, its message is above; once that is "

@@ -110,7 +110,7 @@ def _run_in_tasks(spark: Any, spec: TrainingSpec, work: Callable[..., Any], of: 
                 num_proc=sequence.num_processes,
                 start_timeout=sequence.start_timeout,
                 use_gloo=True,
-                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                env={**spec.settings.privacy.without_key(os.environ), "PYTHONWARNINGS": "ignore"},
                 stdout=sys.stdout,
                 stderr=sys.stderr,
                 verbose=0,
