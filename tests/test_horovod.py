@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from horovod.runner.common.util.timeout import TimeoutException
 from pyspark.sql import SparkSession
 
 from sequence_world import FOLD, NUM_COLD, VOCABULARY, settings_at, spec_of, write_world
@@ -304,6 +307,23 @@ def test_missing_slots_are_named_at_once(spark: SparkSession, tmp_path: Path) ->
     write_world(tmp_path, settings, num_users=20)
     with pytest.raises(LaunchError, match=r"Spark has 2 task slots: sequence.num_processes=4 need"):
         train_in_tasks(spark, spec_of("gru", settings), print)
+
+
+def test_a_cluster_is_waited_for_and_its_ranks_get_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_at(tmp_path, num_processes=4)
+    write_world(tmp_path, settings, num_users=20)
+    monkeypatch.setenv("XREC_PSEUDONYM_KEY", "k" * 32)
+    run = MagicMock(return_value=["trained"])
+    monkeypatch.setattr("horovod.spark.run", run)
+    yarn: Any = SimpleNamespace(sparkContext=SimpleNamespace(master="yarn", defaultParallelism=2))
+    assert _run_in_tasks(yarn, spec_of("gru", settings), _train, [], print) == "trained"
+    given = run.call_args.kwargs["env"]
+    assert given.keys() - {"PYTHONWARNINGS"} == os.environ.keys() - {"XREC_PSEUDONYM_KEY", "PYTHONWARNINGS"}
+    run.side_effect = TimeoutException("Timed out waiting for Spark tasks to start.")
+    with pytest.raises(
+        LaunchError, match=r"sequence.start_timeout=300 s: .*=4 need .* without spark.cores.max it takes all"
+    ):
+        _run_in_tasks(yarn, spec_of("gru", settings), _train, [], print)
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -85,19 +86,22 @@ def _run_in_tasks(spark: Any, spec: TrainingSpec, work: Callable[..., Any], of: 
     Raises
     ------
     LaunchError
-        Spark has fewer task slots, or the processes do not all start in time.
+        Local Spark has fewer task slots, or the processes do not all start in time.
     RankError
         A rank found something wrong.
     """
-    import horovod.spark  # noqa: PLC0415 - it imports pyspark, which a rank on a GPU host does not have
+    # They import pyspark, which a rank on a GPU host does not have.
+    import horovod.spark  # noqa: PLC0415
+    from horovod.runner.common.util.timeout import TimeoutException  # noqa: PLC0415
 
     sequence = spec.settings.sequence
-    slots = spark.sparkContext.defaultParallelism
     need = f"sequence.num_processes={sequence.num_processes} need as many free task slots at the same moment"
-    if slots < sequence.num_processes:
+    # On a cluster executors may still be on their way: sequence.start_timeout waits for them.
+    is_local = re.match(r"local(\[|$)", spark.sparkContext.master)
+    if is_local and (slots := spark.sparkContext.defaultParallelism) < sequence.num_processes:
         raise LaunchError(
-            f"Spark has {slots} task slots: {need}; submit with --master 'local[{sequence.num_processes}]' or with enough "
-            f"executor cores, or set sequence.num_processes={slots}"
+            f"Spark has {slots} task slots: {need}; submit with --master 'local[{sequence.num_processes}]', or set "
+            f"sequence.num_processes={slots}"
         )
     journal = spec.journal
     for complaint in _complaints(journal):
@@ -115,10 +119,11 @@ def _run_in_tasks(spark: Any, spec: TrainingSpec, work: Callable[..., Any], of: 
                 stderr=sys.stderr,
                 verbose=0,
             )
-    except TimeoutError as error:
+    except TimeoutException:
         raise LaunchError(
-            f"not all training processes started within sequence.start_timeout={sequence.start_timeout} s: {need}; other "
-            f"applications may hold them ({error})"
+            f"not all training processes started within sequence.start_timeout={sequence.start_timeout} s: {need}. "
+            "Give the application more executor cores, set fewer processes, or wait longer; other applications may hold the slots, "
+            "on a standalone cluster the very pipeline that waits for its training: without spark.cores.max it takes all there are"
         ) from None
     except RuntimeError:
         for complaint in _complaints(journal):
