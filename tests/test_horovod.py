@@ -29,7 +29,7 @@ from xrec.sequence import exchange
 from xrec.sequence.checkpoint import find_progress
 from xrec.sequence.launch import _run_in_tasks, _train
 from xrec.sequence.progress import Progress, load_progress
-from xrec.sequence.ranks import train_all
+from xrec.sequence.ranks import _num_cores, train_all
 from xrec.sequence.spec import LaunchError, RankError, TrainingSpec
 from xrec.storage.files import exists, read_json, write_json
 
@@ -405,6 +405,28 @@ def test_processes_share_a_gpu_where_there_are_too_few(monkeypatch: pytest.Monke
     assert [str(exchange.choose_device(num)) for num in (0, 2)] == ["cpu", "cuda:1"]
     with pytest.raises(LaunchError, match=r"found 2 processes on a machine of 1 GPUs, expected at most one a GPU"):
         exchange.choose_device(1)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "1600000 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_threads_are_those_that_a_container_has_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert _num_cores(tmp_path) == expected
 
 
 def test_an_unfinished_training_of_other_settings_is_not_resumed(

@@ -47,7 +47,7 @@ class Sequence(Frozen):
     num_processes: Count = 2
     """Horovod processes."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads a process; 0: cores of the machine / processes on it."""
+    """CPU threads a process; 0: cores of the machine, or of its container, / processes on it."""
     launcher: Literal["spark", "horovodrun"] = "spark"
     """spark: horovod.spark.run; horovodrun: this process is a rank that horovodrun started (GPU hosts)."""
     start_timeout: Count = 300

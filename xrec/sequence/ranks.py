@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import horovod.torch as hvd
@@ -182,9 +183,16 @@ def _answers_within(seconds: int) -> Iterator[None]:
         waiting.shutdown(wait=False)
 
 
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _num_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those that it may run on, and no more than its container has CPU time for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [[cgroup / "cpu.max"], [cgroup / "cpu" / f"cpu.cfs_{part}_us" for part in ("quota", "period")]]
+    for files in limits:  # of cgroups 2, then 1: microseconds of a period; "max" or -1 where there is no limit
+        with suppress(OSError, ValueError):
+            quota, period = (int(part) for file in files for part in file.read_text().split())
+            if quota > 0:
+                return max(1, min(cores, quota // period))
+    return cores
 
 
 def _print(line: str) -> None:
