@@ -6,9 +6,12 @@ import datetime
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from deltalake import DeltaTable
+from pyspark.errors import PySparkAttributeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -215,3 +218,18 @@ def test_a_missing_table_names_the_stage_that_makes_it(tables: Tables) -> None:
 def test_a_missing_column_of_a_driver_row_is_an_error(spark: SparkSession) -> None:
     with pytest.raises(KeyError):
         rows_from(spark, "blend_weights", [{"scope": "touched"}])
+
+
+def test_old_files_go_also_where_the_platform_hides_the_spark_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Connected:
+        conf = MagicMock()
+
+        @property
+        def sparkContext(self) -> None:  # noqa: N802
+            raise PySparkAttributeError("sparkContext is not supported")
+
+    spark: Any = Connected()
+    tables, table = Tables(spark, MagicMock()), MagicMock()
+    monkeypatch.setattr(tables, "_delta_table", {"events": table}.__getitem__)
+    tables.vacuum("events")
+    table.vacuum.assert_called_once_with()

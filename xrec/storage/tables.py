@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -240,8 +240,9 @@ class Tables:
     def vacuum(self, name: str) -> None:
         """Remove the files that no version needs which is younger than the retention that the table was made with."""
         parallelism = self.spark.conf.get(_LISTING_TASKS)
-        # Else it lists each table's folders in ten thousand tasks.
-        self.spark.conf.set(_LISTING_TASKS, str(self.spark.sparkContext.defaultParallelism))
+        # Else it lists each table's folders in ten thousand tasks. Platforms that hide the Spark context list in their own way.
+        with suppress(PySparkException):
+            self.spark.conf.set(_LISTING_TASKS, str(self.spark.sparkContext.defaultParallelism))
         try:
             self._delta_table(name).vacuum()
         finally:
