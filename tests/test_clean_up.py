@@ -60,10 +60,10 @@ class Shop:
     def export(self, newest: list[str]) -> None:
         write_json(f"{self.artifacts}/exports.json", {"folds": newest, "as_of": self.as_of})
 
-    def note(self, night: int, figures: dict[str, str], since: datetime = START) -> None:
+    def note(self, night: int, figures: dict[str, str], since: datetime = START, stage: str = "fold") -> None:
         run = StageRun(
             run_id=f"r{night}",
-            stage="fold",
+            stage=stage,
             started_ts=since + timedelta(days=night),
             seconds=1.0,
             settings_hash="s",
@@ -79,6 +79,10 @@ class Shop:
         console = Console(quiet=True)
         run: Stage = runpy.run_path(str(ROOT / "jobs" / "clean_up.py"))["run"]
         return dict(run_stage(context, "clean_up", run, "clean_up", console).figures)
+
+    def runs(self) -> set[str]:
+        rows = Tables(self.spark, self.storage).read("stage_runs").select("run_id").distinct().collect()
+        return {row["run_id"] for row in rows}
 
     def folds(self) -> set[str]:
         rows = Tables(self.spark, self.storage).read("interactions").select("fold").distinct().collect()
@@ -96,7 +100,15 @@ def test_the_folds_of_earlier_runs_go(spark: SparkSession, tmp_path: Path) -> No
     assert shop.folds() == every, "where nobody can tell what is in use, nothing goes"
     (shop.artifacts / "changed.json").unlink()
 
-    assert set(shop.clean_up(1)["folds_removed"].split(", ")) == gone
+    for night in (-3, -2):
+        shop.note(night, {}, stage="ingest")
+    done = shop.clean_up(1)
+    assert set(done["folds_removed"].split(", ")) == gone
+    assert done["runs_forgotten"] == "2", "the first ingest, and a run of which no fold is left"
+    of_folds = {f"r{night}" for night in range(6)}
+    assert shop.runs() == {"r-2", *of_folds, "clean-1"}, (
+        "of the first night a fold is in use; the newest ingest is asked for"
+    )
     trained_on, newest = set(folds_of(1)), {*folds_of(4), *folds_of(5)}
     assert shop.folds() == every - gone == trained_on | newest | {"serve-now"}
     assert {path.name for path in shop.artifacts.iterdir() if path.is_dir()} == trained_on

@@ -51,6 +51,8 @@ ALLOWED = {
     ("xrec/runs/ledger.py", "newest_runs", "collect"),
     ("xrec/runs/ledger.py", "runs_of", "collect"),
     ("xrec/runs/ledger.py", "runs_of_stages", "collect"),
+    # The names of runs.
+    ("xrec/runs/ledger.py", "runs_before", "collect"),
     ("xrec/runs/tracking.py", "_of_evaluation", "collect"),
     ("xrec/evaluation/report.py", "describe_metrics", "collect"),
     ("xrec/runs/summary.py", "print_models", "collect"),

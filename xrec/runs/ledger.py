@@ -59,6 +59,15 @@ def runs_of_stages(tables: Tables, *stages: str) -> list[StageRun]:
     return sorted((_to_run(row) for row in rows), key=lambda run: run.started_ts, reverse=True)
 
 
+def runs_before(tables: Tables, moment: datetime) -> list[str]:
+    """The runs of which every stage began before a moment, but those that have the newest row of a stage."""
+    newest_first = Window.partitionBy(C.STAGE).orderBy(F.desc(C.STARTED_TS))
+    tables.read_versions.pop("stage_runs", None)
+    rows = tables.read("stage_runs").withColumn("age", F.row_number().over(newest_first))
+    runs = rows.groupBy(C.RUN_ID).agg(F.max(C.STARTED_TS).alias("last"), F.min("age").alias("age"))
+    return sorted(row[0] for row in runs.where((F.col("last") < F.lit(moment)) & (F.col("age") > 1)).collect())
+
+
 def newest_runs(tables: Tables) -> dict[str, StageRun]:
     """The newest row of each stage; empty where nothing ran yet."""
     if not tables.exists("stage_runs"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from xrec import columns as C
 from xrec.features.sequence_files import forget_exports, read_folds_in_use
 from xrec.features.vector_files import read_newest_trained
-from xrec.runs.ledger import runs_of_stages
+from xrec.runs.ledger import StageRun, runs_before, runs_of_stages
 from xrec.schemas import TABLES
 from xrec.storage.files import exists, remove
 from xrec.storage.tables import Tables
@@ -24,13 +24,33 @@ def old_folds(tables: Tables, artifacts: str, *, models: Sequence[str], num_runs
     What the ledger does not know, such as the folds of a run that is going on, stays.
     """
     runs = runs_of_stages(tables, "fold", "clean_up")
+    newest = [run for run in runs if run.stage == "fold"][:num_runs]
+    kept = {fold for run in newest for fold in _named(run)}
+    return sorted(_there(runs) - kept - read_folds_in_use(artifacts) - read_newest_trained(artifacts, models))
+
+
+def old_runs(tables: Tables, removed: Sequence[str]) -> list[str]:
+    """The runs that the ledger need not know any more once these folds are ``removed``.
+
+    They began before the oldest run of whose folds one is still there, which a later call has to know of, and none has the newest
+    row of a stage, which the next run asks for.
+    """
+    runs = runs_of_stages(tables, "fold", "clean_up")
+    there = _there(runs).difference(removed)
+    begun = [run.started_ts for run in runs if run.stage == "fold" and not there.isdisjoint(_named(run))]
+    return runs_before(tables, min(begun)) if begun else []
+
+
+def _named(run: StageRun) -> list[str]:
+    return run.figures.get(FOLDS_FIGURE, "").split()
+
+
+def _there(runs: Sequence[StageRun]) -> set[str]:
+    """The folds that these runs, the newest first, made and did not remove."""
     there: set[str] = set()
     for run in reversed(runs):
-        named = run.figures.get(FOLDS_FIGURE, "").split()
-        there = there.union(named) if run.stage == "fold" else there.difference(named)
-    newest = [run for run in runs if run.stage == "fold"][:num_runs]
-    kept = {fold for run in newest for fold in run.figures.get(FOLDS_FIGURE, "").split()}
-    return sorted(there - kept - read_folds_in_use(artifacts) - read_newest_trained(artifacts, models))
+        there = there.union(_named(run)) if run.stage == "fold" else there.difference(_named(run))
+    return there
 
 
 def remove_folds(tables: Tables, artifacts: str, folds: Sequence[str]) -> Iterator[str]:
