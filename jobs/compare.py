@@ -8,7 +8,7 @@
 
 import argparse
 
-from xrec.config import add_arguments
+from xrec.config import add_arguments, load_settings
 from xrec.runs.comparison import compare
 from xrec.runs.progress import build_console
 from xrec.runs.running import Run
@@ -29,10 +29,12 @@ def main() -> None:
     add_arguments(parser)
     arguments = parser.parse_args()
     with exit_on_error():
+        settings = load_settings(arguments.config, arguments.overrides)
         run = Run(
             spark=build_session("xrec compare"),
             console=build_console(),
             run_id=arguments.run_id or "",
+            settings=settings,
             config=arguments.config,
             overrides=arguments.overrides,
         )

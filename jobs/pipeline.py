@@ -37,7 +37,14 @@ def main() -> None:
         print_plan(console, Tables(spark, settings.storage), chosen, settings)
         if arguments.dry_run:
             return
-        run = Run(spark=spark, console=console, run_id=run_id, config=arguments.config, overrides=arguments.overrides)
+        run = Run(
+            spark=spark,
+            console=console,
+            run_id=run_id,
+            settings=settings,
+            config=arguments.config,
+            overrides=arguments.overrides,
+        )
         run.run(chosen)
         print_summary(console, run.context(), chosen)
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from xrec.config import DEFAULT_CONFIG, Settings, SettingsError, add_arguments, describe, load_settings
+from xrec.config import DEFAULT_CONFIG, Settings, SettingsError, add_arguments, as_yaml, describe, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -322,6 +322,15 @@ def test_the_digest_changes_with_the_sections_that_it_covers() -> None:
     assert base.digest("als") != other.digest("als")
     assert base.digest("folds", "log") == other.digest("folds", "log")
     assert base.digest() == load_settings().digest()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda file: file.name)
+def test_settings_as_text_make_the_same_settings(tmp_path: Path, file: Path) -> None:
+    overrides = ['log.event_types={"1e5": "1_0"}', "log.file.path=\\${x}", "als.reg_param=1e-7", "log.delivery_id=0042"]
+    settings = load_settings([file], [*overrides, 'log.file.options.sep="\\t\\U0001F600"'])
+    (tmp_path / "all.yaml").write_text(as_yaml(settings))
+    again = load_settings([tmp_path / "all.yaml"])
+    assert (again, again.digest()) == (settings, settings.digest())
 
 
 def test_the_defaults_keep_their_own_bounds() -> None:

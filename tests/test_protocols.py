@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from pipeline_runs import ROOT, read_table
-from xrec.config import Als, SettingsError
+from xrec.config import Als, SettingsError, load_settings
 from xrec.runs.comparison import compare
 from xrec.runs.running import Run
 from xrec.runs.search import plan_trials
@@ -111,6 +111,7 @@ class Shop:
             spark=spark,
             console=Console(file=self.output, width=200),
             run_id="run",
+            settings=load_settings([folder / "shop.yaml"]),
             config=[str(folder / "shop.yaml")],
             overrides=[],
         )

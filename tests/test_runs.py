@@ -16,9 +16,10 @@ import psutil
 import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
+from rich.console import Console
 
 from test_deliveries import job
-from xrec.config import Settings, SettingsError, as_arguments, load_settings
+from xrec.config import DEFAULT_CONFIG, Settings, SettingsError, as_arguments, load_settings
 from xrec.runs import applications, comparison
 from xrec.runs.applications import properties_of
 from xrec.runs.comparison import compare
@@ -68,7 +69,14 @@ def test_a_comparison_goes_on_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "run", run_stages)
     monkeypatch.setattr(comparison, "_search", lambda run, _: run.with_overrides("als.rank=7"))
     monkeypatch.setattr(comparison, "print_models", MagicMock())
-    run = Run(spark=MagicMock(), console=MagicMock(), run_id="", config=[], overrides=[])
+    run = Run(
+        spark=MagicMock(),
+        console=MagicMock(),
+        run_id="",
+        settings=load_settings([], []),
+        config=[],
+        overrides=[],
+    )
     compare(run, sources="als", num_folds=2, num_trials=3, is_final=False, first="balance")
     compare(run, sources="als", num_folds=2, num_trials=0, is_final=True, first="candidates")
     select = "--set folds.purpose=select --set folds.num_select=2 --set 'ranking.sources=[als]'"
@@ -138,6 +146,36 @@ def test_a_training_ends_with_the_process_that_started_its_run() -> None:
             for one in [*family, waiting]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
+
+
+def test_a_run_keeps_the_settings_that_it_began_with_and_gives_them_to_its_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, given, told = tmp_path / "shop.yaml", tmp_path / "given", tmp_path / "told"
+    config.write_text(DEFAULT_CONFIG.read_text())
+    overrides = ["als.rank=4", "tracking.enabled=false"]
+    settings = load_settings([config], overrides)
+    console = Console(quiet=True)
+    run = Run(
+        spark=MagicMock(), console=console, run_id="r", settings=settings, config=[str(config)], overrides=overrides
+    )
+    config.write_text("folds: {purpose: serve}\n")
+    assert run.context().settings == settings
+    assert run.with_overrides("als.alpha=0.5").settings.als == settings.als.model_copy(update={"alpha": 0.5})
+
+    submit = tmp_path / "spark-submit"
+    submit.write_text(
+        f"""#!/bin/sh
+while [ "$1" != --config ]; do shift; done
+cp -p "$2" '{given}' && echo "$2" >'{told}'
+"""
+    )
+    submit.chmod(0o755)
+    monkeypatch.setattr("xrec.runs.applications._spark_submit", lambda: str(submit))
+    run.run([stage for stage in STAGES if stage.name == "train_gru"])
+    assert load_settings([given]).digest() == settings.digest()
+    assert given.stat().st_mode & 0o777 == 0o600
+    assert not Path(told.read_text().strip()).exists()
 
 
 def test_a_full_disk_is_named_with_its_place_and_what_to_do() -> None:

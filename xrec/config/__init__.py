@@ -31,7 +31,15 @@ from xrec.config.inputs import (
     Users,
 )
 from xrec.config.learning import Balance, Categories, Evaluation, Folds, LogRules, Outliers, Persons, Weights
-from xrec.config.loading import DEFAULT_CONFIG, add_arguments, as_arguments, describe, load_settings
+from xrec.config.loading import (
+    DEFAULT_CONFIG,
+    add_arguments,
+    as_arguments,
+    as_yaml,
+    change_settings,
+    describe,
+    load_settings,
+)
 from xrec.config.publish import Publish
 from xrec.config.ranking import TREND, Ranker, Ranking
 from xrec.config.sequences import ItemVectors, Sequence
@@ -92,7 +100,9 @@ __all__ = [
     "Weights",
     "add_arguments",
     "as_arguments",
+    "as_yaml",
     "attributes_in",
+    "change_settings",
     "describe",
     "load_settings",
 ]

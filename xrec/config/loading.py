@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from xrec.config.base import SettingsError
 from xrec.config.settings import Settings
@@ -35,13 +35,17 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
     merged: Any = OmegaConf.create({"storage": {"root": f"warehouse/{paths[0].stem}"}})
     for path in paths:
         merged = OmegaConf.merge(merged, _read_yaml(path))
+    return _overridden(merged, overrides)
+
+
+def _overridden(merged: Any, overrides: abc.Sequence[str]) -> Settings:
     for override in overrides:
         if "=" not in override:
             raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")
     try:
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         return _validated(merged, dict(override.split("=", 1) for override in overrides))
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise SettingsError(f"settings: {error}") from None
 
 
@@ -60,6 +64,20 @@ def _validated(merged: Any, texts: abc.Mapping[str, str]) -> Settings:
     for key in as_written:
         OmegaConf.update(merged, key, texts[key])
     return _validated(merged, {})
+
+
+def as_yaml(settings: Settings) -> str:
+    """Settings as the text of a file that makes the same settings by itself."""
+    # Each platform has all keys of its log; one of them as what they have in common would add its own words to theirs.
+    values = settings.model_dump(mode="json", exclude={"log"} if settings.platforms else set())
+    # In quotes, because OmegaConf takes more plain words for numbers than what wrote them.
+    text = yaml.safe_dump(values, sort_keys=False, default_style='"')
+    return text.replace("${", r"\\${")
+
+
+def change_settings(settings: Settings, overrides: abc.Sequence[str]) -> Settings:
+    """The settings with further ``key=value`` overrides; no file is read again."""
+    return _overridden(OmegaConf.create(as_yaml(settings)), overrides)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +149,7 @@ def _read_yaml(file: Path) -> Any:
         raise SettingsError(f"--config {file}: no such file; expected a YAML file such as conf/complete_journey.yaml")
     try:
         loaded = OmegaConf.load(file)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise SettingsError(f"--config {file}: not YAML: {error}") from None
     if not OmegaConf.is_dict(loaded):
         raise SettingsError(f"--config {file}: found a list, expected keys and values")

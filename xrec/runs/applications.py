@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from xrec.config import as_yaml
 from xrec.runs.progress import StageProgress
 from xrec.runs.stage import WHOLE_RUN, StageContext, StageFailedError, command_from
 from xrec.runs.stages import StageInfo
@@ -52,9 +53,16 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
     command = [_spark_submit(), "--master", master, "--load-spark-defaults"]
     for key, value in _NEVER_RETRY.items():
         command += ["--conf", f"{key}={value}"]
-    command += [str(job), "--run-id", context.run_id, *context.given]
-    # A file that only its owner can read: a command's secrets would be seen by all on the machine.
-    with StageProgress(console, None, title), tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
+    # Files that only their owner can read: a command's secrets would be seen by all on the machine.
+    with (
+        StageProgress(console, None, title),
+        tempfile.NamedTemporaryFile("w", suffix=".conf") as properties,
+        tempfile.NamedTemporaryFile("w", suffix=".yaml") as settings,
+    ):
+        # Not the run's files, which somebody may have edited since it began.
+        settings.write(as_yaml(context.settings))
+        settings.flush()
+        command += [str(job), "--run-id", context.run_id, "--config", settings.name]
         properties.write(properties_of(context.spark.sparkContext.getConf().getAll()))
         properties.flush()
         command[1:1] = ["--properties-file", properties.name]

@@ -9,7 +9,7 @@ from importlib import import_module
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from xrec.config import Settings, as_arguments, load_settings
+from xrec.config import Settings, as_arguments, change_settings
 from xrec.runs.applications import run_as_application
 from xrec.runs.stage import PIPELINE, StageContext, run_stage, tracked
 from xrec.runs.stages import StageInfo
@@ -22,15 +22,13 @@ class Run:
     spark: SparkSession
     console: Console
     run_id: str
+    settings: Settings
+    """As the files were when the run began; who edits them means the next run."""
     config: Sequence[str]
     overrides: Sequence[str]
+    """What the settings were made of, for the commands that go on."""
     job: Sequence[str] = PIPELINE
     """See :attr:`StageContext.job`."""
-
-    @property
-    def settings(self) -> Settings:
-        """The settings that the files and overrides make."""
-        return load_settings(self.config, self.overrides)
 
     def context(self) -> StageContext:
         """What a stage of this run is given; each sees the newest tables."""
@@ -39,7 +37,8 @@ class Run:
 
     def with_overrides(self, *overrides: str) -> Run:
         """The same run with further settings."""
-        return replace(self, overrides=[*self.overrides, *overrides])
+        settings = change_settings(self.settings, overrides)
+        return replace(self, settings=settings, overrides=[*self.overrides, *overrides])
 
     def run(self, stages: Sequence[StageInfo]) -> None:
         """Run the stages in this order, and log them as one run."""

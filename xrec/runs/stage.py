@@ -156,7 +156,11 @@ def run_stage(context: StageContext, name: str, stage: Stage, title: str, consol
             context.say = progress.say
             figures = stage(context)
     except Exception as error:
-        error.add_note(f"what was written before stays; once this is mended, go on with {command_from(name, context)}")
+        # Whoever submitted it as a part of a run says the command, with the settings' own files.
+        if not _is_part_of_run(context):
+            error.add_note(
+                f"what was written before stays; once this is mended, go on with {command_from(name, context)}"
+            )
         raise
     run = StageRun(
         run_id=context.run_id,
@@ -205,11 +209,15 @@ def main(name: str, stage: Stage, argv: Sequence[str] | None = None) -> None:
             given=as_arguments(arguments.config, arguments.overrides),
         )
         # A stage that a whole run submits is logged with that run, when it ends.
-        own = os.environ.get(WHOLE_RUN) != context.run_id
-        with tracked(context, console) if own else nullcontext():
+        with nullcontext() if _is_part_of_run(context) else tracked(context, console):
             run = run_stage(context, name, stage, name, console)
         for figure, value in run.shown.items():
             console.print(f"    {figure}: {value}")
+
+
+def _is_part_of_run(context: StageContext) -> bool:
+    """Whether a run of several stages submitted this process for one of them."""
+    return os.environ.get(WHOLE_RUN) == context.run_id
 
 
 class exit_on_error:  # noqa: N801 - reads as a statement: with exit_on_error()
