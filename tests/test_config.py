@@ -114,6 +114,10 @@ def test_two_logs_never_share_a_folder_by_default(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(text)
         settings = load_settings([tmp_path / f"{name}.yaml"])
         assert settings.storage.root == f"warehouse/{name}"
+    both = [tmp_path / "shop.yaml", tmp_path / "market.yaml"]
+    with pytest.raises(SettingsError, match=r"storage.root: found nothing"):
+        load_settings(both)
+    assert load_settings(both, ["storage.root=warehouse/eu"]).storage.root == "warehouse/eu"
 
 
 def test_the_search_for_reads_finds_what_it_should() -> None:
@@ -270,7 +274,11 @@ def test_settings_are_frozen() -> None:
             "weights.event_types={view: 1.0} and categories.counting_events=[view]",
         ),
         ("storage.catalog=main.xrec", "storage.artifacts: found nothing, expected a folder or URL beside storage.catalog"),
-        ("storage.root=null", "storage.root: found nothing, expected a folder or URL (or set storage.catalog)"),
+        (
+            "storage.root=null",
+            "storage.root: found nothing, expected a folder or URL (or set storage.catalog); only one --config file alone gives it "
+            "a default, because several shops may have one of several files in common",
+        ),
         (
             "catalogue.category=[a,b]",
             "catalogue.category: found several columns, expected one with separator, prefix_lengths, list_separator or list_of",

@@ -16,8 +16,8 @@ class Storage(Frozen):
     """Where the tables live: a path, or a schema of a catalog."""
 
     root: str | None = None
-    """Folder or URL of the tables (local, hdfs://, s3a://, abfss://); default: warehouse/<name of the first --config file>. \
-Ignored for tables where `catalog` is set."""
+    """Folder or URL of the tables (local, hdfs://, s3a://, abfss://); default: warehouse/<name of the --config file>, \
+where there is one alone. Ignored for tables where `catalog` is set."""
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")] | None = None
     """Schema that holds the tables instead of `root`, such as main.xrec."""
     artifacts: str | None = None
@@ -30,7 +30,10 @@ Ignored for tables where `catalog` is set."""
     @model_validator(mode="after")
     def _complete(self) -> Storage:
         if self.catalog is None and not self.root:
-            raise ValueError("storage.root: found nothing, expected a folder or URL (or set storage.catalog)")
+            raise ValueError(
+                "storage.root: found nothing, expected a folder or URL (or set storage.catalog); only one --config file alone "
+                "gives it a default, because several shops may have one of several files in common"
+            )
         if self.catalog is not None and not self.artifacts:
             raise ValueError("storage.artifacts: found nothing, expected a folder or URL beside storage.catalog")
         return self

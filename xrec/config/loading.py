@@ -31,8 +31,8 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
         A file is missing or not YAML, a key is unknown (the nearest known one is named), or a value is out of bounds.
     """
     paths = [Path(file) for file in files or [DEFAULT_CONFIG]]
-    # Two logs never meet in one folder because somebody forgot to name it.
-    merged: Any = OmegaConf.create({"storage": {"root": f"warehouse/{paths[0].stem}"}})
+    # Two logs never meet in one folder because somebody forgot to name it: a file of several may be what shops have in common.
+    merged: Any = OmegaConf.create({"storage": {"root": f"warehouse/{paths[0].stem}"} if len(paths) == 1 else {}})
     for path in paths:
         merged = OmegaConf.merge(merged, _read_yaml(path))
     return _overridden(merged, overrides)
