@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from rich.console import Console
 
 from ranked import RANKED, as_lists
 from xrec import columns as C
@@ -21,8 +23,10 @@ from xrec.generators.sources import serving_sources, sources_of
 from xrec.ranking.blend import Choice, blend
 from xrec.ranking.evidence import JudgedFold, as_served, choose_model, folds_of_evidence
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
-from xrec.ranking.rankers import RankerError, check_slots, rank_folds
+from xrec.ranking.rankers import RankerError, check_slots, num_workers, rank_folds
 from xrec.ranking.serving import ServingError, contributing, evidence_of, read_model, serving_rows
+from xrec.runs.running import Run
+from xrec.runs.stages import STAGES
 from xrec.schemas import TABLES
 from xrec.storage.shared import SharedFolder
 from xrec.storage.tables import rows_from
@@ -346,6 +350,21 @@ def test_too_few_slots_for_the_trees_are_said_at_once(spark: SparkSession, tmp_p
     check_slots(spark, settings_of(tmp_path, "ranker.num_workers=99", "ranker.models=[logistic]").ranker)
     with pytest.raises(RankerError, match=r"ranker.num_workers: found 99, but Spark has \d+ task slots"):
         check_slots(spark, settings_of(tmp_path, "ranker.num_workers=99").ranker)
+    settings, console = settings_of(tmp_path, "ranker.num_workers=99"), Console(quiet=True)
+    run = Run(spark=spark, console=console, run_id="r", settings=settings, config=[], overrides=[])
+    with pytest.raises(RankerError, match=r"found 99"):
+        run.run(STAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"], "nothing ran yet"
+
+
+@pytest.mark.parametrize(("num_slots", "num_tasks"), [(1, 1), (2, 2), (8, 2)])
+def test_the_trees_take_what_slots_there_are_up_to_two(tmp_path: Path, num_slots: int, num_tasks: int) -> None:
+    spark = MagicMock()
+    spark.sparkContext.defaultParallelism = num_slots
+    ranker = settings_of(tmp_path).ranker
+    check_slots(spark, ranker)
+    assert num_workers(spark, ranker) == num_tasks
+    assert num_workers(spark, ranker.model_copy(update={"num_workers": 3})) == 3
 
 
 def test_without_evidence_popularity_serves(spark: SparkSession) -> None:

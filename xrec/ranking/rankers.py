@@ -42,6 +42,8 @@ _PAIRS_A_ROW = 8
 """Swaps that a row of a list is in, at least."""
 _LEAVES = 20
 """Leaves that rows can always fill: trees of one leaf tell nothing apart."""
+_MOST_WORKERS = 2
+"""Tasks that grow the trees where nobody asks for more: the same trees on every machine of two slots or more."""
 _LIST_CHILD_WEIGHT = 1.0
 """Weight that a leaf needs where trees learn orders: a row's weight is what its swaps change, far less than p (1 - p)."""
 
@@ -117,11 +119,16 @@ def rank_folds(
 def check_slots(spark: SparkSession, ranker: Ranker) -> None:
     """Raise RankerError where the trees' tasks, which must run at the same time, never will: Spark would wait for minutes first."""
     slots = spark.sparkContext.defaultParallelism
-    if slots < ranker.num_workers and (_is_wanted(TREES, ranker) or _is_wanted(LISTWISE, ranker)):
+    if slots < num_workers(spark, ranker) and (_is_wanted(TREES, ranker) or _is_wanted(LISTWISE, ranker)):
         raise RankerError(
             f"ranker.num_workers: found {ranker.num_workers}, but Spark has {slots} task slots, expected as many; submit with "
             f"--master 'local[{ranker.num_workers}]' or with enough executor cores, or set ranker.num_workers={slots}"
         )
+
+
+def num_workers(spark: SparkSession, ranker: Ranker) -> int:
+    """Tasks that grow the trees: those that the settings ask for, else as many as run at once, up to two."""
+    return ranker.num_workers or min(spark.sparkContext.defaultParallelism, _MOST_WORKERS)
 
 
 def _is_wanted(model: str, ranker: Ranker) -> bool:
@@ -170,7 +177,7 @@ def _learn_trees(
     bought = rows.agg(F.sum(LABEL)).first()
     assert bought is not None
     least = min(ranker.min_child_weight, ranker.row_share * bought[0] / _LEAVES)
-    growth = _growth(sources, ranker, seed) | {"min_child_weight": least}
+    growth = _growth(rows, sources, ranker, seed) | {"min_child_weight": least}
     trees = SparkXGBClassifier(probability_col=_PROBABILITY, **growth)
     scored: DataFrame = trees.fit(_spread(rows, ranker)).transform(features)
     return scored.select(*features.columns, _log_odds().alias(TREES))
@@ -185,7 +192,7 @@ def _learn_order(
     """
     from xgboost.spark import SparkXGBRanker  # noqa: PLC0415 - as above
 
-    growth = _growth(sources, ranker, seed) | {"min_child_weight": _LIST_CHILD_WEIGHT}
+    growth = _growth(rows, sources, ranker, seed) | {"min_child_weight": _LIST_CHILD_WEIGHT}
     trees = SparkXGBRanker(
         qid_col=_LIST,
         objective="rank:ndcg",
@@ -203,14 +210,14 @@ def _learn_order(
     return scored.select(*features.columns, F.col("prediction").alias(LISTWISE))
 
 
-def _growth(sources: Sequence[str], ranker: Ranker, seed: int) -> dict[str, Any]:
+def _growth(rows: DataFrame, sources: Sequence[str], ranker: Ranker, seed: int) -> dict[str, Any]:
     """How trees grow, whatever they learn."""
     # It reports every phase of every fit as information.
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
     return {
         "features_col": feature_names(sources),
         "label_col": LABEL,
-        "num_workers": ranker.num_workers,
+        "num_workers": num_workers(rows.sparkSession, ranker),
         "n_estimators": ranker.num_trees,
         "max_depth": ranker.max_depth,
         "learning_rate": ranker.learning_rate,
@@ -227,7 +234,7 @@ def _growth(sources: Sequence[str], ranker: Ranker, seed: int) -> dict[str, Any]
 
 def _spread(rows: DataFrame, ranker: Ranker) -> DataFrame:
     """A worker's rows are those of its users, in order: the same on every run."""
-    return rows.repartition(ranker.num_workers, C.USER_IDX).sortWithinPartitions(*_KEY)
+    return rows.repartition(num_workers(rows.sparkSession, ranker), C.USER_IDX).sortWithinPartitions(*_KEY)
 
 
 def _log_odds() -> Column:

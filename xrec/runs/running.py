@@ -10,9 +10,12 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from xrec.config import Settings, as_arguments, change_settings
+from xrec.ranking.rankers import check_slots
 from xrec.runs.applications import run_as_application
 from xrec.runs.stage import PIPELINE, StageContext, run_stage, tracked
 from xrec.runs.stages import StageInfo
+
+RANKERS = "train_rankers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,15 @@ class Run:
         return replace(self, settings=settings, overrides=[*self.overrides, *overrides])
 
     def run(self, stages: Sequence[StageInfo]) -> None:
-        """Run the stages in this order, and log them as one run."""
+        """Run the stages in this order, and log them as one run.
+
+        Raises
+        ------
+        RankerError
+            The rankers, a late stage, ask for more task slots than there are.
+        """
+        if RANKERS in {info.name for info in stages}:
+            check_slots(self.spark, self.settings.ranker)
         with tracked(self.context(), self.console):
             for number, info in enumerate(stages, start=1):
                 title = f"[{number}/{len(stages)}] {info.name}: {info.does}"
