@@ -253,6 +253,15 @@ def test_settings_are_frozen() -> None:
         ("als.alpha=0", "als.alpha: found 0, expected: Input should be greater than 0"),
         ("balance.alpha=1.5", "balance.alpha: found 1.5, expected: Input should be less than or equal to 1"),
         ("folds.horizon=P0D", "folds.horizon: found 0:00:00, expected: Input should be greater than 0 seconds"),
+        ("folds.horizon=14", "folds.horizon: found 14, expected: a duration such as P14D or PT30M"),
+        ("folds.horizon='14.5'", "folds.horizon: found '14.5', expected: a duration such as P14D or PT30M"),
+        ("als.rank=7 # days", "als.rank: found '7 # days', expected: Input should be a valid integer, unable to parse string as an "
+         "integer"),
+        (
+            "categories.non_merchandise=[FUEL # x]",
+            "--set categories.non_merchandise: found [FUEL # x], expected a list such as [a,b] or keys and values such as {a: 1}; "
+            "a text that begins like one wants quotes",
+        ),
         ("evaluation.confidence=1", "evaluation.confidence: found 1, expected: Input should be less than 1"),
         (
             "evaluation.ks=[]",
@@ -292,6 +301,37 @@ def test_a_bad_setting_is_named(override: str, message: str) -> None:
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        *((text, text) for text in ("|", ",", ":", "-", "#", " ", "\t", "'", "[", ">", "a #x", "*.csv", "a\nb", "%Y")),
+        *(("'a # b'", "a # b"), ('"\\t"', "\t"), (" a ", "a")),
+    ],
+)
+def test_a_text_that_means_something_to_yaml_is_taken_as_it_is_written(text: str, taken: str) -> None:
+    assert load_settings(overrides=[f"log.file.options.sep={text}"]).log.file.options["sep"] == taken
+
+
+def test_lists_and_nothing_are_what_yaml_reads() -> None:
+    found = load_settings(
+        overrides=["categories.non_merchandise=['a #1', b] # two", "ranking.weight_parts=~", "filters="]
+    )
+    assert found.categories.non_merchandise == ("a #1", "b")
+    assert (found.ranking.weight_parts, found.filters) == (None, None)
+
+
+def test_a_place_in_the_home_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = load_settings(overrides=["storage.root=~/x", "storage.artifacts=~/y", "log.file.path=~/log.csv"])
+    assert (found.storage.tables_root, found.storage.artifacts_root) == ("/home/me/x", "/home/me/y")
+    assert found.log.file.path == "/home/me/log.csv"
+
+
+def test_an_override_that_cannot_be_merged_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"^--set log.delivery_id=\$\{: "):
+        load_settings(overrides=["seed=3", "log.delivery_id=${"])
+
+
 def test_one_value_is_a_list_of_one() -> None:
     found = load_settings(overrides=["categories.non_merchandise=FUEL", "evaluation.ks=10", "catalogue.label=[a,b]"])
     assert (found.categories.non_merchandise, found.evaluation.ks) == (("FUEL",), (10,))
@@ -311,6 +351,7 @@ def test_all_bad_settings_are_named_at_once() -> None:
         ("a: [1", "not YAML"),
         ("- a\n- b\n", "found a list, expected keys and values"),
         ("just words\n", "just words: unknown key"),
+        ("42\n", "bad.yaml: found a single value; expected a file of keys and values that can be read"),
         ("als: {rank: 4}\n", "log: found nothing, expected a value"),
         ("als: 5\n", "als: found 5, expected"),
         ("", "log: found nothing, expected a value"),

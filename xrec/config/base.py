@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from os.path import expanduser
 from typing import Annotated, Any, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _has_unit(value: Any) -> Any:
+    """Refuse a bare number, which would count as seconds."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value
+    raise PydanticCustomError("bare_number", "a duration such as P14D or PT30M")
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Duration = Annotated[timedelta, Field(gt=timedelta(0)), BeforeValidator(_has_unit)]
+Place = Annotated[str, AfterValidator(expanduser)]
+"""A path or URL; what begins with ``~`` lies in the user's home, as in a shell, which does not see it behind ``--set key=``."""
 
 
 class SettingsError(ValueError):

@@ -9,18 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Frozen, Name, Positive, Share
+from xrec.config.base import Count, Frozen, Name, Place, Positive, Share
 
 
 class Storage(Frozen):
     """Where the tables live: a path, or a schema of a catalog."""
 
-    root: str | None = None
+    root: Place | None = None
     """Folder or URL of the tables (local, hdfs://, s3a://, abfss://); default: warehouse/<name of the --config file>, \
 where there is one alone. Ignored for tables where `catalog` is set."""
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")] | None = None
     """Schema that holds the tables instead of `root`, such as main.xrec."""
-    artifacts: str | None = None
+    artifacts: Place | None = None
     """Folder or URL of checkpoints and model files; default: <root>/_artifacts. Needed where `catalog` is set."""
     retention_days: Count = 30
     """Days that old versions of a table stay readable."""
@@ -66,13 +66,13 @@ the log has no time: position n becomes n seconds after 1970-01-01."""
 class File(Frozen):
     """A file or table and how to read it."""
 
-    path: str
+    path: Place
     """File, folder, glob or URL; `package:NAME/FILE` is a file inside an installed Python package."""
     format: Literal["csv", "tsv", "jsonl", "parquet", "delta"]
     """csv, tsv (plain, .gz or .bz2), jsonl (one object a line), parquet, delta."""
     options: dict[str, str] = {}
     """Options of Spark's reader, such as sep, header, quote, encoding, nullValue."""
-    files: tuple[str, ...] = ()
+    files: tuple[Place, ...] = ()
     """Of a folder, these files alone (full paths or URLs); default: all."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Count, Frozen, Positive, Share
+from xrec.config.base import Count, Duration, Frozen, Positive, Share
 
 
 class Categories(Frozen):
@@ -36,7 +36,7 @@ may choose settings."""
     as_of: str = "latest"
     """Date or time (ISO 8601, UTC) before which events are history; latest: just after the last event, and where the lists are \
 judged (test, select) one horizon before that."""
-    horizon: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(days=61)
+    horizon: Duration = timedelta(days=61)
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
     num_select: Annotated[int, Field(ge=0, le=12)] = 3
     """Older folds, one horizon apart, that teach the rankers, choose the blend's weights and what serves; what learns is \

@@ -18,6 +18,8 @@ from xrec.config.base import SettingsError
 from xrec.config.settings import Settings
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "conf" / "complete_journey.yaml"
+_NOTHING = ("", "~", "null", "Null", "NULL")
+"""How YAML writes that there is no value."""
 
 
 def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[str] = ()) -> Settings:
@@ -39,14 +41,40 @@ def load_settings(files: abc.Sequence[str | Path] = (), overrides: abc.Sequence[
 
 
 def _overridden(merged: Any, overrides: abc.Sequence[str]) -> Settings:
+    texts = {}
     for override in overrides:
-        if "=" not in override:
+        key, found, text = override.partition("=")
+        if not found:
             raise SettingsError(f"--set {override}: found no '=', expected key=value such as als.rank=32")
+        texts[key] = text
+        try:
+            one: Any = OmegaConf.create()
+            OmegaConf.update(one, key, _value_of(key, text))
+            merged = OmegaConf.merge(merged, one)
+        except OmegaConfBaseException as error:
+            raise SettingsError(f"--set {override}: {error}") from None
     try:
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        return _validated(merged, dict(override.split("=", 1) for override in overrides))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        return _validated(merged, texts)
+    except OmegaConfBaseException as error:
         raise SettingsError(f"settings: {error}") from None
+
+
+def _value_of(key: str, text: str) -> Any:
+    """What YAML makes of an override's text; the text itself where YAML fails or leaves a part out, as of ``|`` or ``a #b``."""
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException):
+        if text[:1] in ("[", "{") and len(text) > 1:
+            raise SettingsError(
+                f"--set {key}: found {text}, expected a list such as [a,b] or keys and values such as {{a: 1}}; a text that begins "
+                "like one wants quotes"
+            ) from None
+        return text
+    if isinstance(value, str):
+        return value if text.lstrip()[0] in ("'", '"') else text.strip()
+    has_comment = isinstance(value, int | float) and "#" in text
+    is_lost = text == "-" or (value is None and text not in _NOTHING)
+    return text if has_comment or is_lost else value
 
 
 def _validated(merged: Any, texts: abc.Mapping[str, str]) -> Settings:
@@ -145,12 +173,18 @@ def _type_name(annotation: Any) -> str:
 
 
 def _read_yaml(file: Path) -> Any:
-    if not file.is_file():
-        raise SettingsError(f"--config {file}: no such file; expected a YAML file such as conf/complete_journey.yaml")
     try:
+        if not file.is_file():
+            raise SettingsError(
+                f"--config {file}: no such file; expected a YAML file such as conf/complete_journey.yaml"
+            )
         loaded = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise SettingsError(f"--config {file}: not YAML: {error}") from None
+    except OSError as error:  # OmegaConf says with one, too, that the file is a number
+        raise SettingsError(
+            f"--config {file}: {error.strerror or 'found a single value'}; expected a file of keys and values that can be read"
+        ) from None
     if not OmegaConf.is_dict(loaded):
         raise SettingsError(f"--config {file}: found a list, expected keys and values")
     return loaded
