@@ -44,6 +44,7 @@ case "$name $*" in
         while [[ $1 != --wheel-dir ]]; do shift; done
         mkdir -p "$2" && touch "$2/horovod-0.28.1-cp311.whl" ;;
     "uv venv"*)
+        echo "uv's cache: ${UV_CACHE_DIR-its own}" >>"$CALLS"
         for name in python spark-submit pytest; do copy "${*: -1}/bin/$name"; done
         mkdir -p "${*: -1}/lib/python3.11/site-packages/pyspark/jars" ;;
     "uv --offline pip install"*) [[ -n ${WARM_CACHE-} ]] ;;
@@ -486,6 +487,16 @@ def test_what_a_killed_call_left_running_is_waited_for(checkout: Checkout) -> No
     assert second.poll() is None
     hang.unlink()
     assert second.wait(timeout=30) == 0
+
+
+def test_a_named_cache_holds_what_uv_keeps_as_well(checkout: Checkout, tmp_path: Path) -> None:
+    for env in ({}, {"UV_CACHE_DIR": "/mine"}):
+        assert checkout.run("setup", **env).returncode == 0
+        shutil.rmtree(checkout.root / ".venv")
+    del checkout.env["XREC_CACHE"]
+    assert checkout.run("setup").returncode == 0
+    for place in (tmp_path / "cache/uv", "/mine", "its own"):
+        assert checkout.calls(f"uv's cache: {place}") == 1
 
 
 def test_two_at_once(checkout: Checkout) -> None:

@@ -145,6 +145,8 @@ uv() {
     local index=${PIP_INDEX_URL:-}
     [[ -n $index ]] || index=$(pip "$uv_home/bin/python" config get global.index-url 2>/dev/null) || true
     [[ -z $index || -n ${UV_INDEX_URL-}${UV_DEFAULT_INDEX-} ]] || export UV_DEFAULT_INDEX=$index
+    # Who names a cache may have a home that cannot be written.
+    [[ -z ${XREC_CACHE-} ]] || export UV_CACHE_DIR=${UV_CACHE_DIR:-$cache/uv}
     UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv_home/bin/uv" "$@"
 }
 
