@@ -10,8 +10,12 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +56,9 @@ case "$name $*" in
         slow packages
         if [[ -n ${NO_NETWORK-} ]]; then echo "error: Failed to fetch: dns error" >&2; exit 1; fi
         if [[ -n ${BROKEN-} ]]; then echo "error: it broke here" >&2; exit 1; fi ;;
-    "spark-submit "*--packages*)
-        ivy=${2#*=}/jars
-        mkdir -p "$ivy"
-        printf '%s' "a jar" | tee "$ivy/io.delta_delta-spark_4.0_2.13-4.4.0.jar" >"$ivy/io.delta_delta-storage-4.4.0.jar" ;;
+    "python -c import certifi"*)
+        if [[ -n ${REAL_PYTHON-} ]]; then exec "$REAL_PYTHON" "$@"; fi
+        printf '%s' "a jar" >"${*: -1}" ;;
     "c++ "*) [[ -z ${OLD_COMPILER-} ]] ;;
     "spark-submit "* | "pytest "*)
         printf '%s\n' "$name" "$@"
@@ -449,7 +452,7 @@ def test_the_next_checkout_reuses_what_was_built(checkout: Checkout) -> None:
     assert checkout.calls("uv venv") == 2
     assert checkout.calls("python -m pip --python") == 1, "Horovod is built once"
     assert checkout.calls("python3.11 -m venv") == 1
-    assert checkout.calls("spark-submit") == 1, "the jars are fetched once"
+    assert checkout.calls("python -c import certifi") == 2, "the two jars are fetched once"
 
 
 def test_a_damaged_jar_is_fetched_again(checkout: Checkout, tmp_path: Path) -> None:
@@ -458,7 +461,40 @@ def test_a_damaged_jar_is_fetched_again(checkout: Checkout, tmp_path: Path) -> N
         jar.write_text("half a j")
     shutil.rmtree(checkout.root / ".venv")
     assert checkout.run("setup").returncode == 0
-    assert checkout.calls("spark-submit") == 2
+    assert checkout.calls("python -c import certifi") == 4
+
+
+def test_the_jars_come_from_a_mirror(checkout: Checkout, tmp_path: Path) -> None:
+    mirror = tmp_path / "maven"
+    for name in ("delta-spark_4.0_2.13", "delta-storage"):
+        jar = mirror / f"io/delta/{name}/4.4.0/{name}-4.4.0.jar"
+        jar.parent.mkdir(parents=True)
+        jar.write_text(JAR)
+    done = checkout.run("setup", REAL_PYTHON=sys.executable, DEFAULT_ARTIFACT_REPOSITORY=f"file://{mirror}/")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_jars_come_through_the_proxy(checkout: Checkout, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        heads: list[str] = []
+
+        def refuse() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                heads.append(connection.recv(4096).decode())
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        address = f"http://me:geheim@127.0.0.1:{proxy.getsockname()[1]}"
+        done = checkout.run("setup", REAL_PYTHON=sys.executable, https_proxy=address)
+        thread.join(timeout=10)
+    assert heads[0].startswith("CONNECT repo1.maven.org:443 ")
+    assert f"Proxy-Authorization: Basic {b64encode(b'me:geheim').decode()}" in heads[0]
+    assert done.returncode == 2
+    assert "a download failed (Delta's jars)" in done.stderr
+    assert "407 Proxy Authentication Required" in done.stderr
+    assert "geheim" not in done.stderr + (tmp_path / "cache/setup.log").read_text()
 
 
 @pytest.mark.parametrize("step", ["packages", "horovod"])

@@ -5,9 +5,9 @@
 
 steps=6
 number=0
-# What pip, uv and Spark's resolver say when they reach nobody.
-no_network='dns error|name resolution|unknownhost|host .* not found|name or service not known|connection (refused|reset|timed out)'
-no_network+='|network is unreachable|error sending request|newconnectionerror|proxyerror|timed out|unresolved dependency'
+# What pip, uv and urllib say when they reach nobody.
+no_network='dns error|name resolution|name or service not known|connection (refused|reset|timed out)'
+no_network+='|network is unreachable|error sending request|newconnectionerror|proxyerror|timed out|urlopen error|http error'
 
 set_up() {
     local wanted start=$SECONDS
@@ -191,28 +191,28 @@ compilers_at_once() {
 
 # In Spark's own folder every spark-submit finds them, without --packages and without a download at each start.
 install_jars() {
-    local checksum coordinate group artifact release jar jars=$cache/jars
+    local checksum coordinate group artifact release name jar
     while read -r checksum coordinate; do
         IFS=: read -r group artifact release <<<"$coordinate"
-        jar=$jars/${group}_$artifact-$release.jar
-        sha256sum --check --status <<<"$checksum  $jar" 2>/dev/null || fetch_jars
+        name=$artifact-$release.jar
+        jar=$cache/jars/${group}_$name
+        sha256sum --check --status <<<"$checksum  $jar" 2>/dev/null || fetch_jar "${group//.//}/$artifact/$release/$name" "$jar"
         sha256sum --check <<<"$checksum  $jar"
-        cp "$jar" "$venv/lib/python3.11/site-packages/pyspark/jars/$artifact-$release.jar"
+        cp "$jar" "$venv/lib/python3.11/site-packages/pyspark/jars/$name"
     done < <(grep -v '^#' "$setup/delta.txt")
 }
 
-# Spark's resolver fetches what delta.txt names, and nothing that it would pull in: Spark has that already.
-fetch_jars() {
-    local new
+# Not by Spark's resolver: Java knows no https_proxy, and Spark has all that these jars would pull in.
+fetch_jar() { # path in the repository, file
+    local new repository=${DEFAULT_ARTIFACT_REPOSITORY:-https://repo1.maven.org/maven2}
     new=$(mktemp -d "$cache/new.XXXXXX")
-    : >"$new/nothing.py"
-    SPARK_HOME=$venv/lib/python3.11/site-packages/pyspark SPARK_LOCAL_IP=127.0.0.1 PYSPARK_PYTHON=$venv/bin/python \
-        "$venv/bin/spark-submit" --conf "spark.jars.ivy=$new/ivy" \
-        --packages "$(awk '!/^#/ { print $2 }' "$setup/delta.txt" | paste -sd,)" \
-        --exclude-packages 'org.*:*,com.*:*,javax.*:*,commons-*:*,io.airlift:*,io.unitycatalog:*,io.delta:delta-kernel-*' \
-        "$new/nothing.py"
+    "$venv/bin/python" -c 'import certifi, shutil, ssl, sys, urllib.request
+context = ssl.create_default_context()
+context.load_verify_locations(certifi.where())
+with urllib.request.urlopen(sys.argv[1], timeout=60, context=context) as answer, open(sys.argv[2], "wb") as file:
+    shutil.copyfileobj(answer, file)' "${repository%/}/$1" "$new/jar"
     mkdir -p "$cache/jars"
-    mv "$new"/ivy/jars/*.jar "$cache/jars/"
+    mv "$new/jar" "$2"
     rm -rf "$new"
 }
 
