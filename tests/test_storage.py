@@ -108,6 +108,22 @@ def test_a_table_without_owners_is_replaced_whole(spark: SparkSession, storage: 
     assert [row[C.SOURCE] for row in tables.read("blend_weights").collect()] == ["gru"]
 
 
+def test_a_table_that_another_run_wrote_meanwhile_is_not_replaced(spark: SparkSession, tables: Tables) -> None:
+    def users(*ids: str) -> DataFrame:
+        return spark.createDataFrame([(user, place) for place, user in enumerate(ids)], "user_id string, user_idx int")
+
+    tables.write("users", users("a"))
+    one, other = Tables(spark, tables.storage), Tables(spark, tables.storage)
+    assert one.read("users").count() == other.read("users").count() == 1
+    spark.sql(
+        f"alter table delta.`{tables.location('users')}` set tblproperties ('delta.logRetentionDuration' = 'interval 9 days')"
+    )
+    one.write("users", users("a", "b"))
+    with pytest.raises(ContractError, match=r"'users' at .* found version 2, expected 0, .* run the stage again"):
+        other.write("users", users("a", "c"))
+    assert [row["user_id"] for row in tables.read("users").orderBy("user_idx").collect()] == ["a", "b"]
+
+
 def test_a_table_of_an_earlier_version_takes_the_new_columns(spark: SparkSession, storage: Storage) -> None:
     tables = Tables(spark, storage)
     earlier = blend(spark, "als").drop("ndcg_popularity").withColumn("versions", F.lit(""))

@@ -159,7 +159,8 @@ class Tables:
         Raises
         ------
         ContractError
-            The rows break the table's contract; nothing is written.
+            The rows break the table's contract, or another run wrote a table that is replaced whole after this one read it;
+            nothing is written.
         """
         table = TABLES[name]
         if set(owned) != set(table.owned_by):
@@ -170,6 +171,8 @@ class Tables:
         checked = stamped if kept else stamped.persist(StorageLevel.DISK_ONLY)
         try:
             check_rows(checked, table, values)
+            if not owned:
+                self._check_unchanged(name)
             self.spark.conf.unset(_LAST_COMMIT)
             with self._noting(note):
                 self._commit(checked, table, predicate)
@@ -286,6 +289,18 @@ class Tables:
         )
         writer = writer.option("replaceWhere", predicate) if predicate else writer
         writer.save(self.location(table.name))
+
+    def _check_unchanged(self, name: str) -> None:
+        """Raise ContractError where another run wrote a table since this one read it: what that run added would be lost."""
+        read = self.read_versions.get(name)
+        if read is None or (newest := self.version(name)) == read:
+            return
+        since = self._delta_table(name).history(newest - read)
+        if not since.where(~F.col("operation").isin(*_MAINTENANCE)).isEmpty():
+            raise ContractError(
+                f"table '{name}' at {self.location(name)}: found version {newest}, expected {read}, which this stage has read: "
+                "another run wrote it meanwhile; run the stage again, and one run at a time on one storage.root"
+            )
 
     def _check_owners(self, table: Table) -> None:
         """Raise ContractError where a table of an earlier version of xrec does not know whose its rows are."""
