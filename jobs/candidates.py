@@ -17,7 +17,7 @@ def run(context: StageContext) -> Figures:
     items, filters = tables.read("items"), filters_of(context)
     eligible = eligible_of_folds(items, context.folds, filters)
     sources = sources_of(settings)
-    place = f"{absolute(settings.storage.artifacts_root)}/shared/candidates-{main_fold.name}"
+    place = f"{absolute(settings.storage.artifacts_root)}/shared"
     scopes = {fold: context.scopes_of(fold) for fold in context.folds}
     proposing = users_of_folds(tables, eligible, scopes, settings.feedback, filters)
     with proposing as users, shared_folder(place) as folder:

@@ -25,7 +25,7 @@ def run(context: StageContext) -> Figures:
     """Write ``metrics``, ``reliability``, ``category_flow``: in a backtest not of select folds, which have picked settings."""
     tables, settings, fold, run_id = context.tables, context.settings, context.main_fold, context.run_id
     folds = [rows_of(context, fold) for fold in context.judged_folds]
-    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared/evaluate-{fold.name}") as folder:
+    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared") as folder:
         metrics = judge(folds, settings.evaluation, folder, seed=settings.seed)
         lists, earlier = lists_and_earlier(tables, fold) if tables.exists("staged_recommendations") else (None, None)
         if lists is not None and earlier is not None:

@@ -23,7 +23,7 @@ def run(context: StageContext) -> Figures:
     tables, model, folds = context.tables, context.settings.sequence.item_vectors, [fold.name for fold in context.folds]
     if model not in (word2vec.MODEL, text_svd.MODEL, item_vectors.MODEL):
         return {"vectors": f"none: sequence.item_vectors is {model or 'null'}"}
-    with shared_folder(f"{absolute(context.settings.storage.artifacts_root)}/shared/item_vectors") as folder:
+    with shared_folder(f"{absolute(context.settings.storage.artifacts_root)}/shared") as folder:
         vectors = [
             rows.select(
                 F.lit(fold).alias(C.FOLD), F.lit(model).alias(C.MODEL), F.lit("item").alias(C.KIND), C.IDX, C.VECTOR

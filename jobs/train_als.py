@@ -9,7 +9,8 @@ from pyspark.sql import DataFrame
 
 from xrec.generators.als import MODEL, describe_vectors, train_als
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute, remove
+from xrec.storage.files import absolute
+from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
@@ -17,14 +18,13 @@ def run(context: StageContext) -> Figures:
     tables, settings, folds = context.tables, context.settings, context.folds
     training_events = tables.read("training_events")
     feedback = tables.read("feedback") if settings.feedback.is_on else None
-    checkpoints = f"{absolute(settings.storage.artifacts_root)}/checkpoints_als"
-    vectors = [
-        train_als(training_events, fold, settings.als, settings.seed, checkpoints=checkpoints, feedback=feedback)
-        for fold in folds
-    ]
-    names = [fold.name for fold in folds]
-    tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
-    remove(checkpoints)
+    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared") as folder:
+        vectors = [
+            train_als(training_events, fold, settings.als, settings.seed, checkpoints=folder.path, feedback=feedback)
+            for fold in folds
+        ]
+        names = [fold.name for fold in folds]
+        tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     return describe_vectors(tables.read("vectors", fold=context.main_fold.name, model=MODEL), settings.als)
 
 

@@ -38,7 +38,7 @@ def run(context: StageContext) -> Figures:
     check_slots(context.spark, settings.ranker)
     sources = serving_sources(settings)
     proposed = in_scope(tables.read("candidates"), context.folds, settings.ranking.scope)
-    place = f"{absolute(settings.storage.artifacts_root)}/shared/rankers-{context.main_fold.name}"
+    place = f"{absolute(settings.storage.artifacts_root)}/shared"
     with shared_folder(place) as folder:
         features = {}
         for fold in context.folds:

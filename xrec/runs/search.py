@@ -21,7 +21,7 @@ from xrec.generators.sources import candidates_of, users_of_folds
 from xrec.ranking.filters import eligible_of_folds
 from xrec.runs.filters import filters_of
 from xrec.runs.stage import StageContext
-from xrec.storage.files import absolute, remove
+from xrec.storage.files import absolute
 from xrec.storage.shared import shared_folder
 from xrec.storage.tables import rows_from
 
@@ -100,20 +100,19 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 def _try(context: StageContext, als: Als) -> Trial:
     tables, settings, folds = context.tables, context.settings, context.folds
     names, scope, k = [fold.name for fold in folds], settings.ranking.scope, settings.evaluation.ks[0]
-    artifacts = absolute(settings.storage.artifacts_root)
-    training_events, checkpoints = tables.read("training_events"), f"{artifacts}/checkpoints_als"
+    training_events, shared = tables.read("training_events"), f"{absolute(settings.storage.artifacts_root)}/shared"
     feedback = tables.read("feedback") if settings.feedback.is_on else None
-    vectors = [
-        train_als(training_events, fold, als, settings.seed, checkpoints=checkpoints, feedback=feedback)
-        for fold in folds
-    ]
-    tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
-    remove(checkpoints)
+    with shared_folder(shared) as folder:
+        vectors = [
+            train_als(training_events, fold, als, settings.seed, checkpoints=folder.path, feedback=feedback)
+            for fold in folds
+        ]
+        tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     filters = filters_of(context)
     eligible = eligible_of_folds(tables.read("items"), folds, filters)
     with (
         users_of_folds(tables, eligible, dict.fromkeys(folds, (scope,)), settings.feedback, filters) as users,
-        shared_folder(f"{artifacts}/shared/search-{folds[-1].name}") as folder,
+        shared_folder(shared) as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)
         tables.write("candidates", rows, fold=names, source=MODEL)

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
-from xrec.storage.files import for_spark
+from xrec.storage.files import for_spark, names_in
+
+_STARTED = "%Y%m%dT%H%M%S"
+"""How the name of a folder begins: with when it was made (UTC)."""
+_LONGEST = timedelta(days=1)
+"""What is older was left by a run that was killed."""
 
 
 class SharedRowsError(ValueError):
@@ -54,12 +60,12 @@ class SharedRows:
 class SharedFolder:
     """Where rows are shared; see :func:`shared_folder`."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def share(self, rows: DataFrame) -> SharedRows:
         """Write rows, for as long as the folder lives."""
-        target = f"{self._folder}/{secrets.token_hex(8)}"
+        target = f"{self.path}/{secrets.token_hex(8)}"
         rows.write.parquet(for_spark(target))
         return SharedRows(target)
 
@@ -69,20 +75,30 @@ class SharedFolder:
 
 
 @contextmanager
-def shared_folder(folder: str) -> Iterator[SharedFolder]:
-    """A folder for shared rows within the context; what a killed run left in it is removed first.
+def shared_folder(place: str) -> Iterator[SharedFolder]:
+    """A new folder in this place for shared rows within the context; what killed runs left there, a day ago or more, goes first.
 
     Everything that is derived from shared rows must be written within the context.
     """
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    _remove(filesystem, path)
+    filesystem, path = fsspec.core.url_to_fs(place)
+    filesystem.invalidate_cache()
+    now = datetime.now(timezone.utc)
+    for name in names_in(place):
+        if not _is_young(name, now):
+            with suppress(FileNotFoundError):  # another run removes it as well
+                filesystem.rm(f"{path}/{name}", recursive=True)
+    own = f"{now:{_STARTED}}-{secrets.token_hex(4)}"
     try:
-        yield SharedFolder(folder)
+        yield SharedFolder(f"{place}/{own}")
     finally:
-        _remove(filesystem, path)
+        filesystem.invalidate_cache()  # an object store's listing may be older than what Spark wrote
+        if filesystem.exists(f"{path}/{own}"):
+            filesystem.rm(f"{path}/{own}", recursive=True)
 
 
-def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    filesystem.invalidate_cache()  # an object store's listing may be older than what Spark wrote
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+def _is_young(name: str, now: datetime) -> bool:
+    try:
+        started = datetime.strptime(name[:15], _STARTED).replace(tzinfo=timezone.utc)
+    except ValueError:  # a folder of an earlier version of xrec
+        return False
+    return now - started < _LONGEST
