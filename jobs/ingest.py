@@ -33,7 +33,9 @@ def run(context: StageContext) -> Figures:
     loaded.require_some(tables, settings)
     if entries is not None:
         tables.write("catalogue_entries", entries[0], **OWNER_OF_FILE)
-    tables.write("catalogue", catalogue_of(tables.read("catalogue_entries").drop(C.VERSIONS), settings))
+    events = tables.read("events") if entries is None else None
+    said = tables.read("catalogue_entries").drop(C.VERSIONS)
+    tables.write("catalogue", catalogue_of(said, settings, events))
     if identities is not None:
         tables.write("identities", identities)
     if opt_outs is not None:

@@ -17,7 +17,7 @@ from xrec.runs.touched import note_of, touched_persons
 def run(context: StageContext) -> Figures:
     """Write ``persons`` and ``judged_events``, of those alone whose events, identity or opt-out changed since the last time."""
     tables, settings = context.tables, context.settings
-    delivered = tables.read("events").drop(C.VERSIONS)
+    delivered = tables.read("events").drop(C.VERSIONS, C.SAID)
     identities, opt_outs = (
         tables.read(name).drop(C.VERSIONS) if tables.exists(name) else None for name in ("identities", "opt_outs")
     )

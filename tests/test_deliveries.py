@@ -19,6 +19,7 @@ from pipeline_runs import ROOT, PipelineRun, read_table
 from test_ingest import Row, settings_for, write_csv
 from world import make_world, write_world
 from xrec.config import Settings
+from xrec.ingest.catalogue import catalogue_of
 from xrec.ingest.loading import Loaded, load
 from xrec.runs.stage import Figures, StageContext
 from xrec.storage.tables import Tables
@@ -64,10 +65,11 @@ class Shop:
 
     def __init__(self, spark: SparkSession, folder: Path) -> None:
         self.spark, self.folder, self.root = spark, folder, folder / "warehouse"
+        self.catalogue: dict[str, Any] = {"category": "item"}
 
     def settings(self, delivery: str, **log: Any) -> Settings:
         values = settings_for(self.folder / f"{delivery}.csv", delivery_id=delivery, **log).model_dump()
-        values["storage"] = {"root": str(self.root)}
+        values |= {"storage": {"root": str(self.root)}, "catalogue": self.catalogue}
         return Settings.model_validate(values)
 
     def deliver(self, delivery: str, rows: list[Row]) -> Figures:
@@ -80,6 +82,13 @@ class Shop:
         settings, loaded = self.settings(delivery), Loaded(layouts={})
         load(Tables(self.spark, settings.storage), [settings], None, loaded)
         return loaded.counts["main"]
+
+    def categories(self) -> dict[str, tuple[list[str], list[list[str]]]]:
+        """The path of each item, and its other ones, as ingest makes them of all deliveries."""
+        settings = self.settings("any")
+        tables = Tables(self.spark, settings.storage)
+        items = catalogue_of(tables.read("catalogue_entries").drop("versions"), settings, tables.read("events"))
+        return {row["item_id"]: (row["category_path"], row["other_paths"]) for row in items.collect()}
 
     def run(self, stage: str, delivery: str) -> Figures:
         context = StageContext(spark=self.spark, settings=self.settings(delivery), run_id="run")
@@ -130,6 +139,7 @@ def test_a_delivery_that_overlaps_counts_once_and_concerns_its_users_alone(spark
             "quantity": F.lit(1.0),
             "price": F.lit(1.0),
             "platform": F.lit("main"),
+            "said": F.lit(None).cast("array<bigint>"),
         }
         owner = {"delivery_id": delivery, "platform": "main"}
         context.tables.write("events", events.withColumns({**given, "delivery_id": F.lit(delivery)}), **owner)
@@ -145,6 +155,56 @@ def test_a_delivery_that_overlaps_counts_once_and_concerns_its_users_alone(spark
     written = read_table(shop.root, "judged_events").set_index("event_id")["versions"]
     assert written["e0"] == written["e11"], "what stays the same is not written again"
     assert written["e12"] != written["e11"]
+
+
+def test_an_event_counts_once_for_its_items_categories_however_often_it_is_listed_and_delivered(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    draw = random.Random(8)
+    days = ["2024-03-01", "2024-03-02"]
+    log = [row(draw.choice("abc"), draw.randrange(5), draw.randrange(6), draw.choice(days)) for _ in range(70)]
+    first, second = (
+        log[:40] + [row("a", n, 9, days[0]) for n in range(3)],
+        [row("b", n, 9, days[0]) for n in range(5, 7)],
+    )
+    log = [*first, *second, *log[40:]]
+    users = {(line["item"], line["time"], line["line"]): set[str]() for line in log}
+    for line in log:
+        users[line["item"], line["time"], line["line"]].add(line["user"])
+    expected = {}
+    for item in {line["item"] for line in log}:
+        last, num = Counter[str](), Counter[str]()
+        for (_, day, name), names in ((key, names) for key, names in users.items() if key[0] == item):
+            last[name], num[name] = max(last[name], days.index(day)), num[name] + len(names)
+        ranked = sorted(num, key=lambda name: (-last[name], -num[name], name))
+        expected[item] = ([ranked[0]], [[name] for name in sorted(ranked[1:])])
+    assert expected["i9"] == (["a"], [["b"]])
+
+    shop, whole = Shop(spark, tmp_path / "pieces"), Shop(spark, tmp_path / "whole")
+    shop.catalogue = whole.catalogue = {"category": "line"}
+    counts = whole.add_events("full", log)
+    num_events = len({(line["user"], line["item"], line["time"]) for line in log})
+    assert (counts["rows_clean"], counts["rows_duplicate"]) == (num_events, len(log) - num_events)
+    assert whole.categories() == expected
+    for name, part in (("last", log[43:]), ("again", log[43:]), ("first", first), ("second", second)):
+        shop.add_events(name, part)
+    assert shop.categories() == expected
+
+
+def test_what_an_earlier_version_counted_still_counts(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(spark, tmp_path)
+    shop.catalogue = {"category": "line"}
+    shop.add_events("old", [row("a", n, 1, "2024-03-01") for n in range(6)])
+    for name in ("events", "catalogue_entries"):
+        rows = spark.read.format("delta").load(str(shop.root / name))
+        rows = rows.drop("said") if name == "events" else rows.withColumn("num_rows", F.lit(6).cast("bigint"))
+        writer = rows.write.format("delta").mode("overwrite").partitionBy("delivery_id", "platform")
+        writer.option("overwriteSchema", "true").save(str(shop.root / name))
+    assert shop.categories() == {"i1": (["a"], [])}
+    shop.run("judge", "old")
+    shop.add_events("new", [row("b", n, 1, "2024-03-01") for n in range(6, 8)])
+    assert shop.categories() == {"i1": (["a"], [["b"]])}
+    assert shop.run("judge", "new")["users_judged"] == "2 whose events changed"
 
 
 @pytest.mark.slow

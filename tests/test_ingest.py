@@ -84,7 +84,7 @@ def catalogue_and_left_out(raw: DataFrame, settings: Settings) -> tuple[DataFram
         return catalogue_of(loaded[0], settings), loaded[1]
     with cleaned(raw, settings) as log:
         assert log.entries is not None
-        return catalogue_of(log.entries.withColumn(C.DELIVERY_ID, F.lit("full")), settings), 0
+        return catalogue_of(log.entries.withColumn(C.DELIVERY_ID, F.lit("full")), settings, log.events), 0
 
 
 class Result:

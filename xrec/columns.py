@@ -36,6 +36,7 @@ PRICE = "price"
 FILE = "file"
 RAW = "raw"
 REASONS = "reasons"
+SAID = "said"
 OUTCOME = "outcome"
 NUM_ROWS = "num_rows"
 

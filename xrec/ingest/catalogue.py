@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from xrec import columns as C
@@ -13,9 +13,9 @@ from xrec.config import Catalogue, Settings
 from xrec.ingest.mapping import check_time_format, plausible, require_columns, text_of, time_in, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw, source_type
 
-SAID = "said"
+OF_ITEM = "of_item"
 """A column of :func:`said_of_item`."""
-_ALL_PATHS = "all_paths"
+_ALL_PATHS, _NUM_SAID = "all_paths", "num_said"
 FROM_FILE = "catalogue:file"
 """Owns the entries of a catalogue file, always those of the newest whole one; no delivery can have this name."""
 OWNER_OF_FILE: dict[str, Any] = {C.DELIVERY_ID: FROM_FILE, C.PLATFORM: "all"}
@@ -50,8 +50,16 @@ def load_entries(spark: SparkSession, settings: Settings) -> tuple[DataFrame, in
         raise InputError(
             f"{key}: column '{item_id}' of {catalogue.file.path} has no value in any well-formed row; expected the items' keys"
         )
-    entries = entries_of(named.select(said_of_item(raw, settings).alias(SAID)))
+    entries = entries_of(named.select(said_of_item(raw, settings).alias(OF_ITEM)))
     return entries.withColumns({name: F.lit(value) for name, value in OWNER_OF_FILE.items()}), num_left_out
+
+
+def mapped_columns(settings: Settings) -> set[str]:
+    """The columns of the raw log that the settings name: its own, and the catalogue's where that has no file."""
+    catalogue, names = settings.catalogue, {*settings.log.columns.model_dump().values()}
+    if catalogue.file is None:
+        names |= {*catalogue.category, *catalogue.label, catalogue.item_id, catalogue.updated_ts}
+    return names - {None}
 
 
 def check_columns(raw: DataFrame, settings: Settings) -> None:
@@ -94,26 +102,35 @@ def said_of_item(rows: DataFrame, settings: Settings) -> Column:
     )
 
 
+def said_by(of_item: Column) -> Column:
+    """What a row says of its item as the array that ``events`` keeps: the hash of each row of ``catalogue_entries``."""
+    return F.transform(of_item[_ALL_PATHS], lambda path: F.xxhash64(of_item[C.ITEM_ID], path, of_item[C.LABEL]))
+
+
 def entries_of(rows: DataFrame) -> DataFrame:
-    """Rows with what each says of its item (``said``) to the columns of ``catalogue_entries`` without their owner's."""
-    said = rows.select(f"{SAID}.*").where(F.col(C.ITEM_ID).isNotNull())
+    """Rows with what each says of its item (``of_item``) to the columns of ``catalogue_entries`` without their owner's."""
+    said = rows.select(f"{OF_ITEM}.*").where(F.col(C.ITEM_ID).isNotNull())
     paths = said.select(C.ITEM_ID, F.explode(_ALL_PATHS).alias(C.CATEGORY_PATH), C.LABEL, C.UPDATED_TS)
     return paths.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(
         F.max(C.UPDATED_TS).alias(C.UPDATED_TS), F.count("*").alias(C.NUM_ROWS)
     )
 
 
-def catalogue_of(entries: DataFrame, settings: Settings) -> DataFrame:
+def catalogue_of(entries: DataFrame, settings: Settings, events: DataFrame | None = None) -> DataFrame:
     """The entries of the catalogue file, or of all deliveries, to one row an item: the columns of the table ``catalogue``.
 
     An item with several paths gets, of those that are not empty, the latest one (by ``catalogue.updated_ts``, or by the log's
     times), then the most frequent, then the first by name; ``other_paths`` keeps the others. Its label is the most frequent
-    of that path, ties by name.
+    of that path, ties by name. Frequent is what many rows of the file say or, without a file, many of the ``events``, each
+    counted once in however many deliveries it came.
     """
     is_from_file = F.col(C.DELIVERY_ID) == FROM_FILE
     entries = entries.where(is_from_file if settings.catalogue.file is not None else ~is_from_file)
     newest = F.max(C.UPDATED_TS).alias(C.UPDATED_TS)
     labels = entries.groupBy(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL).agg(F.sum(C.NUM_ROWS).alias(C.NUM_ROWS), newest)
+    # Events that an earlier version of xrec wrote say nothing; the entries of their deliveries have counts of their own.
+    if events is not None and C.SAID in events.columns:
+        labels = _with_events(labels, events)
     label = F.nullif(C.LABEL, F.lit(""))
     best_label = F.min(F.struct(label.isNull(), -F.col(C.NUM_ROWS), label.alias(C.LABEL)))
     paths = labels.groupBy(C.ITEM_ID, C.CATEGORY_PATH).agg(
@@ -130,6 +147,17 @@ def catalogue_of(entries: DataFrame, settings: Settings) -> DataFrame:
     return found.select(
         C.ITEM_ID, chosen.alias(C.CATEGORY_PATH), F.col("best")[C.LABEL].alias(C.LABEL), others.alias(C.OTHER_PATHS)
     )
+
+
+def _with_events(labels: DataFrame, events: DataFrame) -> DataFrame:
+    """What is said of items, with the events that say so added to ``num_rows``, where something else is said of the item too."""
+    hashed = labels.withColumn(C.SAID, F.xxhash64(C.ITEM_ID, C.CATEGORY_PATH, C.LABEL))
+    num_said = F.count("*").over(Window.partitionBy(C.ITEM_ID))
+    contested = hashed.withColumn(_NUM_SAID, num_said).where(F.col(_NUM_SAID) > 1).select(C.SAID)
+    said = events.select(C.EVENT_ID, F.explode(C.SAID).alias(C.SAID)).join(contested, C.SAID, how="left_semi")
+    counts = said.distinct().groupBy(C.SAID).agg(F.count("*").alias(C.NUM_EVENTS))
+    num_rows = F.coalesce(C.NUM_ROWS, F.lit(0)) + F.coalesce(C.NUM_EVENTS, F.lit(0))
+    return hashed.join(counts, C.SAID, how="left").withColumn(C.NUM_ROWS, num_rows)
 
 
 def describe_catalogue(catalogue: DataFrame, num_left_out: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.catalogue import SAID, check_columns, entries_of, said_of_item
+from xrec.ingest.catalogue import OF_ITEM, check_columns, entries_of, mapped_columns, said_by, said_of_item
 from xrec.ingest.mapping import check_time_format, map_columns
 from xrec.ingest.privacy import pseudonyms_of
 from xrec.ingest.reader import InputError, column_names, count_rows_by_file, reading
@@ -42,7 +42,7 @@ class CleanLog:
     quarantine: DataFrame
     """A rejected row with every reason: the columns of ``events_quarantine`` without ``delivery_id`` and ``platform``."""
     entries: DataFrame | None
-    """What clean events say of their items: see :func:`xrec.ingest.catalogue.entries_of`; None where the catalogue is a file."""
+    """What clean rows, equal ones too, say of items: see :func:`xrec.ingest.catalogue.entries_of`; None where that is a file."""
     num_read: int
     accounts: Mapping[tuple[str, str], int]
     """Rows by file and outcome, and by file and reason; a row with two reasons counts in both."""
@@ -84,8 +84,9 @@ def cleaned(raw: DataFrame, settings: Settings, key: bytes | None = None) -> Ite
 
     Of clean rows that are equal in every cleaned field and every column that is not mapped one stays (that of the first file
     by name), and of rejected rows that are equal as they stand; the others are counted as duplicates. Rows that differ only
-    in columns that are not mapped are events of their own. ``event_id`` is a hash of all this: the same row is the same event
-    in whatever order, file, partition, delivery or format it comes.
+    in columns that are not mapped are events of their own; rows that differ only in what they say of their item are one event,
+    which says it all. ``event_id`` is a hash of all this: the same row is the same event in whatever order, file, partition,
+    delivery or format it comes.
 
     Raises
     ------
@@ -120,23 +121,23 @@ def with_hash(ruled: DataFrame, settings: Settings, key: bytes | None) -> DataFr
     """Rows of :func:`apply_rules` to what the tables keep of them and ``hash``: rows with equal hashes are one row twice.
 
     With a ``key`` it is keyed, else who guesses a row could find it again. A clean row of a log that is its own catalogue
-    has what it says of its item as well (``said``); what is rejected says nothing.
+    has what it says of its item as well (``of_item``, ``said``); what is rejected says nothing.
     """
-    names = sorted(column_names(ruled))
-    mapped = set(settings.log.columns.model_dump().values())
+    names, mapped = sorted(column_names(ruled)), mapped_columns(settings)
     fields: list[Column | str] = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, F.unix_micros(C.EVENT_TS), C.QUANTITY, C.PRICE]
     fields.append(F.lit(settings.log.platform))
     as_event = _hash(fields, (name for name in names if name not in mapped))
     as_it_stands = _hash([C.MALFORMED, F.lit(settings.log.platform)], names)
     digest = F.when(is_clean(), as_event).otherwise(as_it_stands)
     kept = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE, C.FILE, C.RAW, C.REASONS]
-    said = [] if settings.catalogue.file else [F.when(is_clean(), said_of_item(ruled, settings)).alias(SAID)]
-    rows = ruled.select(*kept, *said, digest.alias(_HASH))
+    of_item = [] if settings.catalogue.file else [F.when(is_clean(), said_of_item(ruled, settings)).alias(OF_ITEM)]
+    rows = ruled.select(*kept, *of_item, digest.alias(_HASH))
+    rows = rows.withColumn(C.SAID, said_by(F.col(OF_ITEM)) if of_item else F.lit(None).cast("array<bigint>"))
     return rows if key is None else rows.withColumn(_HASH, F.left(pseudonyms_of(F.col(_HASH), key), F.lit(32)))
 
 
 def mark_duplicates(hashed: DataFrame, suspects: DataFrame) -> DataFrame:
-    """Rows of :func:`with_hash` with ``is_duplicate``: true for all but one of equal rows.
+    """Rows of :func:`with_hash` with ``is_duplicate``: true for all but one of equal rows, and what all of them ``said``.
 
     A log has few duplicates. So only rows whose short hash occurs twice (``suspects``) are brought together and compared; the
     others stay where they are.
@@ -146,9 +147,12 @@ def mark_duplicates(hashed: DataFrame, suspects: DataFrame) -> DataFrame:
         return hashed.withColumn(C.IS_DUPLICATE, F.lit(False))
     found = suspects if num_suspects > _FEW else F.broadcast(suspects)
     joined = hashed.withColumn(_SUSPECT, F.xxhash64(_HASH))
-    ordered = Window.partitionBy(_HASH).orderBy(C.FILE)
+    equal = Window.partitionBy(_HASH)
     alone = joined.join(found, _SUSPECT, how="left_anti").withColumn(C.IS_DUPLICATE, F.lit(False))
-    doubled = joined.join(found, _SUSPECT, how="left_semi").withColumn(C.IS_DUPLICATE, F.row_number().over(ordered) > 1)
+    doubled = joined.join(found, _SUSPECT, how="left_semi")
+    said = F.sort_array(F.array_distinct(F.flatten(F.collect_set(C.SAID).over(equal))))
+    is_duplicate = F.row_number().over(equal.orderBy(C.FILE)) > 1
+    doubled = doubled.withColumns({C.IS_DUPLICATE: is_duplicate, C.SAID: F.when(F.col(C.SAID).isNotNull(), said)})
     return alone.unionByName(doubled).drop(_SUSPECT)
 
 
@@ -194,13 +198,17 @@ def _account(rows: DataFrame, num_read: Mapping[str, int]) -> CleanLog:
     first = ~F.col(C.IS_DUPLICATE)
     clean = rows.where(first & is_clean())
     events = clean.select(
-        F.col(_HASH).alias(C.EVENT_ID), C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE
+        F.col(_HASH).alias(C.EVENT_ID), C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE, C.SAID
     )
     quarantine = rows.where(first & ~is_clean()).select(F.col(_HASH).alias(C.ROW_ID), C.FILE, C.RAW, C.REASONS)
+    entries = None
+    if OF_ITEM in rows.columns:
+        # Rows of several deliveries may be one event, so how many say something is counted over the events of all.
+        entries = entries_of(rows.where(is_clean())).withColumn(C.NUM_ROWS, F.lit(None).cast("bigint"))
     return CleanLog(
         events=events,
         quarantine=quarantine,
-        entries=entries_of(clean) if SAID in clean.columns else None,
+        entries=entries,
         num_read=sum(num_read.values()),
         accounts=dict(accounts),
         num_rejected=sum(count for _, _, reasons, count in groups if reasons),

@@ -8,10 +8,13 @@ from xrec.schemas.contract import Table
 LOG = (
     Table(
         name="events",
-        row="a clean event, with its platform, the user's key there and the delivery that it came in",
+        row=(
+            "a clean event, with its platform, the user's key there, the delivery that it came in and, where the log is its own "
+            "catalogue, what the event and its exact duplicates say of their item: hashes of rows of catalogue_entries"
+        ),
         columns=(
             "event_id string, platform string, user_id string, item_id string, event_type string, event_ts timestamp, "
-            "quantity double, price double, delivery_id string"
+            "quantity double, price double, delivery_id string, said array<bigint>"
         ),
         key=(C.DELIVERY_ID, C.EVENT_ID),
         owned_by=(C.DELIVERY_ID, C.PLATFORM),
@@ -128,8 +131,8 @@ LOG = (
     Table(
         name="catalogue_entries",
         row=(
-            "a (category path, label) that a delivery, or the catalogue file, gives an item, with the rows that say so and when "
-            "the newest of them was written; a missing label is an empty one"
+            "a (category path, label) that a delivery, or the catalogue file, gives an item, with when the newest row that says so "
+            "was written, and how many rows of the file do (null: a delivery's events tell); a missing label is an empty one"
         ),
         columns=(
             "delivery_id string, platform string, item_id string, category_path array<string>, label string, "
