@@ -76,10 +76,10 @@ class Shop:
         write_csv(self.folder / f"{delivery}.csv", rows)
         return self.run("ingest", delivery)
 
-    def add_events(self, delivery: str, rows: list[Row]) -> Counter[str]:
+    def add_events(self, delivery: str, rows: list[Row], **log: Any) -> Counter[str]:
         """What ingest does with the log alone."""
         write_csv(self.folder / f"{delivery}.csv", rows)
-        settings, loaded = self.settings(delivery), Loaded(layouts={})
+        settings, loaded = self.settings(delivery, **log), Loaded(layouts={})
         load(Tables(self.spark, settings.storage), [settings], None, loaded)
         return loaded.counts["main"]
 
@@ -189,6 +189,16 @@ def test_an_event_counts_once_for_its_items_categories_however_often_it_is_liste
     for name, part in (("last", log[43:]), ("again", log[43:]), ("first", first), ("second", second)):
         shop.add_events(name, part)
     assert shop.categories() == expected
+
+
+def test_a_rate_that_changes_makes_no_other_events(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(spark, tmp_path)
+    rows = [row(f"L{n}", n, n, "2024-03-01 10:00:00") for n in range(4)]
+    shop.add_events("one", rows[:3], price_rate=0.93)
+    shop.add_events("two", rows[1:], price_rate=0.92)
+    shop.run("judge", "two")
+    found = contents(shop.root, "judged_events").set_index("user_id")["price"]
+    assert found.to_dict() == {f"{n:03d}": pytest.approx(2.5 * (0.93 if n < 3 else 0.92)) for n in range(4)}
 
 
 def test_what_an_earlier_version_counted_still_counts(spark: SparkSession, tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def with_hash(ruled: DataFrame, settings: Settings, key: bytes | None) -> DataFr
     kept = [C.USER_ID, C.ITEM_ID, C.EVENT_TYPE, C.EVENT_TS, C.QUANTITY, C.PRICE, C.FILE, C.RAW, C.REASONS]
     of_item = [] if settings.catalogue.file else [F.when(is_clean(), said_of_item(ruled, settings)).alias(OF_ITEM)]
     rows = ruled.select(*kept, *of_item, digest.alias(_HASH))
+    # The rules and the hash speak of the log's own currency: an event stays itself when the rate changes.
+    if settings.log.price_rate != 1:
+        rows = rows.withColumn(C.PRICE, F.col(C.PRICE) * F.lit(settings.log.price_rate))
     rows = rows.withColumn(C.SAID, said_by(F.col(OF_ITEM)) if of_item else F.lit(None).cast("array<bigint>"))
     return rows if key is None else rows.withColumn(_HASH, F.left(pseudonyms_of(F.col(_HASH), key), F.lit(32)))
 

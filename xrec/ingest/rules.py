@@ -46,9 +46,9 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
     """Mapped raw rows to the same rows with the events' columns, ``reasons`` (empty: clean) and ``raw`` (clean: null).
 
     A row carries every reason that holds, except that of a malformed row no column is trusted: it is ``row_malformed``
-    alone. A missing quantity or price is no fault, it stays null. ``raw`` is the source row as JSON, or
-    ``{"_line": "..."}`` where it is malformed. With a ``key`` (:mod:`xrec.ingest.privacy`) users are pseudonyms, and ``raw`` has
-    the mapped columns alone.
+    alone. A missing quantity or price is no fault, it stays null; prices are in the log's own currency. ``raw`` is the source row
+    as JSON, or ``{"_line": "..."}`` where it is malformed. With a ``key`` (:mod:`xrec.ingest.privacy`) users are pseudonyms, and
+    ``raw`` has the mapped columns alone.
     """
     event_time = time_in(mapped, settings.log.columns.event_ts, settings.log.time)
     has_type_column = settings.log.columns.event_type is not None
@@ -94,9 +94,7 @@ def apply_rules(mapped: DataFrame, settings: Settings, key: bytes | None = None)
         line, row = F.lit(WITHHELD), _mapped_alone(settings)
     line = F.to_json(F.struct(line.alias(MALFORMED_LINE)))
     raw = F.when(F.col(C.MALFORMED).isNotNull(), line).when(~is_clean(), F.to_json(row))
-    # The rules speak of the log's own currency, so it is converted last.
-    price = F.col(C.PRICE) * F.lit(log.price_rate) if log.price_rate != 1 else F.col(C.PRICE)
-    return rows.withColumn(C.REASONS, reasons).withColumns({C.RAW: raw, C.PRICE: price})
+    return rows.withColumn(C.REASONS, reasons).withColumn(C.RAW, raw)
 
 
 def _mapped_alone(settings: Settings) -> Column:
