@@ -10,7 +10,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from xrec import columns as C
-from xrec.config import File, Settings, TimeFormat
+from xrec.config import File, Folds, Settings, TimeFormat
+from xrec.evaluation.folds import history_of, plan_folds
 from xrec.ingest import cleaning
 from xrec.ingest.catalogue import catalogue_of, describe_catalogue, load_entries
 from xrec.ingest.cleaning import AccountingError, check_accounting, cleaned, describe_counts
@@ -337,14 +338,17 @@ TIMES: list[tuple[dict[str, str], str, str | None]] = [
     ({}, "2024-02-30", None),
     ({}, "1709288430", None),
     ({"zone": "Europe/Berlin"}, "2024-03-01 10:20:30", "2024-03-01 09:20:30"),
-    ({"zone": "Europe/Berlin"}, "2024-07-01", "2024-06-30 22:00:00"),
+    ({"zone": "Europe/Berlin"}, "2024-07-01", "2024-07-01 00:00:00"),
+    ({"zone": "Europe/Berlin"}, "2024-07-01T00:00", "2024-06-30 22:00:00"),
     ({"zone": "Europe/Berlin"}, "2024-03-01 10:20:30Z", "2024-03-01 10:20:30"),
     ({"zone": "Europe/Berlin"}, "2024-03-01T10:20:30-05:00", "2024-03-01 15:20:30"),
     ({"zone": "Europe/Berlin"}, "2024-03-31 02:30:00", "2024-03-31 01:30:00"),
     ({"format": "dd.MM.yyyy HH:mm"}, "01.03.2024 10:20", "2024-03-01 10:20:00"),
     ({"format": "dd.MM.yyyy HH:mm"}, "2024-03-01 10:20", None),
     ({"format": "dd.MM.yyyy HH:mm"}, "01.03.2024 10:20 h", None),
-    ({"format": "dd.MM.yyyy", "zone": "America/New_York"}, "01.03.2024", "2024-03-01 05:00:00"),
+    ({"format": "dd.MM.yyyy", "zone": "America/New_York"}, "01.03.2024", "2024-03-01 00:00:00"),
+    ({"format": "dd.MM.yyyy HH 'h'", "zone": "America/New_York"}, "01.03.2024 00 h", "2024-03-01 05:00:00"),
+    ({"format": "yyyy-MM-dd'T'", "zone": "Asia/Tokyo"}, "2024-03-01T", "2024-03-01 00:00:00"),
     ({"format": "yyyy-MM-dd'Z'HH:mm", "zone": "Asia/Tokyo"}, "2024-03-01Z09:00", "2024-03-01 00:00:00"),
     ({"format": "yyyy-MM-dd HH:mm XXX", "zone": "Asia/Tokyo"}, "2024-03-01 09:00 +01:00", "2024-03-01 08:00:00"),
     ({"format": "dd.MM.yyyy"}, "01.03.0024", None),
@@ -378,9 +382,9 @@ def test_times_of_every_unit_pattern_and_zone(spark: SparkSession) -> None:
 
 @pytest.mark.delta
 def test_a_zone_is_for_texts_and_moves_no_instant(spark: SparkSession, tmp_path: Path) -> None:
-    kinds = {"instant": "timestamp", "local": "timestamp_ntz", "text": "string"}
+    kinds = {"instant": "timestamp", "local": "timestamp_ntz", "text": "string", "day": "date"}
     row = {"user": "'u'", "item": "'i'", **{name: f"{kind}'2024-03-01 10:20:30'" for name, kind in kinds.items()}}
-    row["text"] = "'2024-03-01 10:20:30'"
+    row |= {"text": "'2024-03-01 10:20:30'", "day": "date'2024-03-01'"}
     frame = spark.range(1).select(*[F.expr(value).alias(name) for name, value in row.items()])
     found = {}
     for kind in ("parquet", "delta"):
@@ -395,8 +399,20 @@ def test_a_zone_is_for_texts_and_moves_no_instant(spark: SparkSession, tmp_path:
                 times = [*log.events.select(C.EVENT_TS).collect(), *log.entries.select(C.UPDATED_TS).collect()]
             found[kind, name] = {str(row[0]) for row in times}
     moved, as_it_is = {"2024-03-01 09:20:30"}, {"2024-03-01 10:20:30"}
-    expected = {"instant": as_it_is, "local": moved, "text": moved}
+    expected = {"instant": as_it_is, "local": moved, "text": moved, "day": {"2024-03-01 00:00:00"}}
     assert found == {(kind, name): expected[name] for kind in ("parquet", "delta") for name in kinds}
+
+
+def test_a_purchase_of_the_as_of_day_is_not_before_it_in_a_log_of_dates(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [{**clean_row(n), "time": f"2024-{day}"} for n, day in enumerate(("06-29", "06-30", "07-01"))]
+    time = {"zone": "Europe/Berlin", "earliest": "2024-06-30"}
+    settings = settings_for(write_csv(tmp_path / "log.csv", rows), time=time)
+    start, end = datetime(2024, 6, 30, tzinfo=timezone.utc), datetime(2024, 7, 1, tzinfo=timezone.utc)
+    fold = plan_folds(Folds(as_of="2024-07-01", horizon=timedelta(days=1), num_select=0), start, end)[-1]
+    with cleaned(read_raw(spark, settings.log.file), settings) as log:
+        assert log.num_by_reason == {"event_ts_too_early": 1}
+        judged = log.events.withColumn(C.VOID_TS, F.lit(None).cast("timestamp"))
+        assert [str(row[C.EVENT_TS]) for row in history_of(judged, fold).collect()] == ["2024-06-30 00:00:00"]
 
 
 def test_numbers_are_finite_and_plain(spark: SparkSession) -> None:

@@ -58,7 +58,8 @@ the log has no time: position n becomes n seconds after 1970-01-01."""
     format: str | None = None
     """Spark date-time pattern of a text, such as yyyy-MM-dd HH:mm:ss; default: ISO 8601."""
     zone: str = "UTC"
-    """Time zone of texts that carry none, as Region/City; a timestamp of Parquet or Delta is an instant already."""
+    """Time zone of texts that carry none, as Region/City. A timestamp of Parquet or Delta is an instant already, and a date \
+without a time of day is that day's 00:00 UTC in every zone."""
     earliest: date = date(1970, 1, 1)
     """Day (UTC) before which no event can be: a row of an earlier one is rejected, like one of the day after tomorrow."""
 

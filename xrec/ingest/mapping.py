@@ -28,6 +28,7 @@ _BLANKS = " \t\r\n\u00a0\ufeff"
 _MICROSECONDS = {"s": Decimal(1_000_000), "ms": Decimal(1_000), "us": Decimal(1), "ns": Decimal("0.001")}
 _EARLIEST, _LATEST = "1900-01-01", "2200-01-01"
 _ISO_DATE = r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([ T].+)?$"
+_ISO_DAY = r"^[0-9-]+$"
 _ISO_WITH_ZONE = r"^[0-9-]+[ T][0-9:.]+ ?[^0-9:. ]"
 
 
@@ -89,8 +90,9 @@ def text_of(name: str) -> Column:
 def timestamp_of(text: Column, time: TimeFormat) -> Column:
     """Text to a UTC timestamp (microseconds, finer is cut off); null where it is none.
 
-    Without a pattern a text needs at least a full date: Spark itself takes 12:30 as today. A time that daylight saving
-    skips moves on by the gap; one that occurs twice is the first.
+    Without a pattern a text needs at least a full date: Spark itself takes 12:30 as today. A date without a time of day is a
+    day, not an instant: it is that day's 00:00 UTC in every zone. A time that daylight saving skips moves on by the gap; one
+    that occurs twice is the first.
     """
     if time.unit == "text":
         return _from_text(text, time)
@@ -145,11 +147,13 @@ def expected_time(time: TimeFormat) -> str:
 def _from_text(text: Column, time: TimeFormat) -> Column:
     if time.format is None:
         parsed = F.when(text.rlike(_ISO_DATE), F.try_to_timestamp(text))
-        carries_zone = text.rlike(_ISO_WITH_ZONE)
+        is_utc = text.rlike(_ISO_DAY) | text.rlike(_ISO_WITH_ZONE)
     else:
         parsed = F.try_to_timestamp(text, F.lit(time.format))
-        # V, z, O, X, x and Z are the pattern's letters for a zone; what is between quotes is literal.
-        carries_zone = F.lit(re.search(r"[VzOXxZ]", re.sub(r"'[^']*'", "", time.format)) is not None)
+        # V, z, O, X, x and Z are the pattern's letters for a zone, the others those for a time of day; what is between quotes is
+        # literal.
+        letters = set(re.sub(r"'[^']*'", "", time.format))
+        is_utc = F.lit(bool(letters & set("VzOXxZ")) or not letters & set("HhKkmsSa"))
     if time.zone == "UTC":
         return parsed
-    return F.when(carries_zone, parsed).otherwise(F.to_utc_timestamp(parsed, time.zone))
+    return F.when(is_utc, parsed).otherwise(F.to_utc_timestamp(parsed, time.zone))
