@@ -26,7 +26,7 @@ from xrec.evaluation.folds import history_of, plan_folds
 from xrec.ingest import cleaning
 from xrec.ingest.catalogue import catalogue_of, describe_catalogue, load_entries
 from xrec.ingest.cleaning import AccountingError, check_accounting, cleaned, describe_counts
-from xrec.ingest.layout import check_layout, layout_of
+from xrec.ingest.layout import check_layout, layout_of, read_sources
 from xrec.ingest.mapping import check_time_format, plausible, timestamp_of
 from xrec.ingest.reader import InputError, count_rows, read_raw, reading, resolve_path
 from xrec.ingest.rules import FIELD_OF_REASON, number_of
@@ -936,3 +936,37 @@ def test_new_columns_are_told_and_gone_or_retyped_ones_stop(spark: SparkSession,
         "columns_gone (main)": "note",
         "columns_retyped (main)": "units",
     }
+
+
+def test_json_lines_may_lack_keys_that_the_delivery_before_had(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {"user_id": "user", "item_id": "item", "event_ts": "time", "price": "amount"}
+    event = {"user": "u", "item": "i", "time": "2024-03-01 10:00:00"}
+    lines = {
+        "first": {**event, "amount": 2.5, "tree": ["a", "b"]},
+        "null": {**event, "amount": None, "tree": None, "colour": "red"},
+        "bare": {**event, "colour": "red"},
+        "text": {**event, "tree": "a"},
+    }
+    layouts: dict[str, Any] = {}
+
+    def load(name: str) -> tuple[list[Any], dict[str, str]]:
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(lines[name]))
+        values = settings_for(tmp_path / f"{name}.jsonl", "jsonl", columns=columns).model_dump()
+        values["catalogue"] = {"category": "tree", "list_of": "levels"}
+        settings = Settings.model_validate(values)
+        raws, now, changes = read_sources(spark, [settings], layouts)
+        with cleaned(raws[0][1], settings) as log:
+            assert log.entries is not None
+            found = log.events.crossJoin(log.entries.select(C.CATEGORY_PATH)).select(C.PRICE, C.CATEGORY_PATH).first()
+        layouts.update(now)
+        assert found is not None
+        return list(found), changes
+
+    with pytest.raises(InputError, match=r"log.columns.price: found 'amount', which is no column of .*bare.jsonl"):
+        load("bare")
+    assert load("first") == ([2.5, ["a", "b"]], {})
+    assert load("null") == ([None, []], {"columns_new (main)": "colour"})
+    assert load("bare") == ([None, []], {"columns_gone (main)": "amount, tree"})
+    assert load("first")[0] == [2.5, ["a", "b"]]
+    with pytest.raises(InputError, match=r"found column 'tree' of .*text.jsonl as string, expected array<string>"):
+        load("text")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from xrec import columns as C
 from xrec.config import Settings
-from xrec.ingest.reader import InputError, column_names, listed, naming_platform, read_raw, source_type
+from xrec.ingest.catalogue import mapped_columns
+from xrec.ingest.reader import InputError, column_names, listed, named, naming_platform, read_raw, reading, source_type
 
 
 def read_sources(
@@ -20,9 +23,12 @@ def read_sources(
     raws, layouts, changes = [], dict(earlier), dict[str, str]()
     for source in sources:
         with naming_platform(source):
-            raw = read_raw(spark, source.log.file)
+            raw, before = read_raw(spark, source.log.file), earlier.get(source.log.platform, {})
+            names = column_names(raw)
+            if source.log.file.format == "jsonl":
+                raw = _completed(raw, before, source)
             layout = layout_of(raw)
-            changes |= check_layout(layout, earlier.get(source.log.platform, {}), source)
+            changes |= check_layout({name: layout[name] for name in names}, before, source)
         layouts[source.log.platform] = layout
         raws.append((source, raw))
     return raws, layouts, changes
@@ -31,6 +37,22 @@ def read_sources(
 def layout_of(raw: DataFrame) -> dict[str, str]:
     """The columns of :func:`xrec.ingest.reader.read_raw` with their types in the source; text files know only text."""
     return {name: source_type(raw, name) for name in column_names(raw)}
+
+
+def _completed(raw: DataFrame, earlier: Mapping[str, str], settings: Settings) -> DataFrame:
+    """JSON lines with the mapped columns that the delivery before had and no row has now, as nulls.
+
+    Spark takes columns and types from the rows that are there: what is null in all of them looks like a text, but keeps the type
+    that it had.
+    """
+    now, value = layout_of(raw), F.col(C.SOURCE_ROW).getField
+    missing = [name for name in earlier if name not in now and name in mapped_columns(settings)]
+    texts = [name for name in earlier if now.get(name) == "string" and earlier[name] != "string"]
+    with reading(settings.log.file):
+        missing += [name for name in texts if raw.where(value(name).isNotNull()).isEmpty()]
+    kinds = now | {name: earlier[name] for name in missing}
+    fields = [named(name, value(name) if name in now else F.lit(None).cast("string"), kinds[name]) for name in kinds]
+    return raw.withColumn(C.SOURCE_ROW, F.struct(*fields))
 
 
 def check_layout(now: Mapping[str, str], earlier: Mapping[str, str], settings: Settings) -> dict[str, str]:
@@ -52,7 +74,7 @@ def check_layout(now: Mapping[str, str], earlier: Mapping[str, str], settings: S
     path = settings.log.file.path
     gone = [name for name in earlier if name not in now]
     retyped = [name for name in earlier if name in now and now[name] != earlier[name]]
-    # JSON lines have the keys that their rows happen to have; a mapped one that is missing stops elsewhere.
+    # JSON lines have the keys that their rows happen to have; a mapped one that was never there stops elsewhere.
     missed = [] if settings.log.file.format == "jsonl" else gone
     if (missed or retyped) and not settings.log.layout_may_change:
         faults = [f"found no column '{name}' in {path}, expected it as in the delivery before" for name in missed]

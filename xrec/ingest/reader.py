@@ -122,7 +122,7 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
     _check_names(list(texts), file, key)
     malformed = F.col(C.MALFORMED + _OURS) if C.MALFORMED + _OURS in records.columns else F.lit(None).cast("string")
     return records.select(
-        F.struct(*[_named(name, text, kind) for name, (text, kind) in texts.items()]).alias(C.SOURCE_ROW),
+        F.struct(*[named(name, text, kind.simpleString()) for name, (text, kind) in texts.items()]).alias(C.SOURCE_ROW),
         F.col(C.FILE + _OURS).alias(C.FILE),
         malformed.alias(C.MALFORMED),
     )
@@ -229,8 +229,9 @@ def _texts(
             yield prefix + field.name, _text(column, field.dataType), field.dataType
 
 
-def _named(name: str, text: Column, kind: DataType) -> Column:
-    return text.alias(name, metadata={SOURCE_TYPE: kind.simpleString()})
+def named(name: str, text: Column, kind: str) -> Column:
+    """A field of ``source_row``, with the type that it has in the source."""
+    return text.alias(name, metadata={SOURCE_TYPE: kind})
 
 
 def _text(column: Column, kind: DataType) -> Column:
