@@ -501,6 +501,14 @@ def test_every_file_has_its_account(spark: SparkSession, tmp_path: Path) -> None
     }
 
 
+def test_files_of_one_name_in_several_folders_have_accounts_of_their_own(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "the ü+log"
+    for n in range(2):
+        write_csv(folder / f"day {n}" / folder.name / "orders.csv", [clean_row(n), clean_row(n + 5)][n:])
+    found = Result(spark, settings_for(f"file://{folder}/day*/{folder.name}/orders.csv")).accounts
+    assert found == {(f"day%20{n}/the%20ü+log/orders.csv", "clean"): 2 - n for n in range(2)}
+
+
 # What cannot be read or mapped: one message each, with key, value, expectation and remedy.
 
 LINES = "\n".join(",".join(row.values()) for row in map(clean_row, range(2000)))

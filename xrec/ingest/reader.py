@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
@@ -95,7 +97,8 @@ def resolve_path(path: str, *, key: str = "log.file") -> str:
 def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataFrame:
     """Lines or records of a file, as one row each: ``source_row`` (every column as text), ``file``, ``malformed``.
 
-    ``file`` is the base name, the same on every machine. ``malformed`` is the line itself where it has too few or too
+    ``file`` is the path below the folders that ``file.path`` names before its first wildcard, of a single file the base name:
+    the same on every machine. ``malformed`` is the line itself where it has too few or too
     many columns or is no JSON object, else null. Nested fields come as ``outer.inner``, lists as JSON. Whole numbers
     that a Parquet file holds as doubles lose their ``.0``, so that a key stays a key. The options are Spark's; by
     default a header is expected, and a quote inside quotes is doubled (RFC 4180).
@@ -116,7 +119,7 @@ def read_raw(spark: SparkSession, file: File, *, key: str = "log.file") -> DataF
             records = _read_json_lines(spark, file, path, key)
         else:
             records = spark.read.format(file.format).options(**file.options).load(path)
-        records = records.select("*", F.col("_metadata.file_name").alias(C.FILE + _OURS))
+        records = records.select("*", _below_fixed_folders(resolve_path(file.path, key=key)).alias(C.FILE + _OURS))
     fields = [field for field in records.schema.fields if field.name not in {C.FILE + _OURS, C.MALFORMED + _OURS}]
     texts = {name: (text, kind) for name, text, kind in _texts(fields)}
     _check_names(list(texts), file, key)
@@ -214,6 +217,17 @@ def _read_json_lines(spark: SparkSession, file: File, path: str | list[str], key
         raise InputError(f"{key}.path: {file.path} holds no JSON object; expected one a line (format jsonl)")
     schema = StructType([*fields, StructField(malformed, StringType())])
     return spark.read.options(**options).schema(schema).json(path)
+
+
+def _below_fixed_folders(path: str) -> Column:
+    """A file's path below the folders that a path of the settings names without a wildcard; the base name of a single file."""
+    place = os.path.abspath(re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:(//(?=/))?", "", path))
+    folders = re.split(r"/[^/]*[*?\[{]", place, maxsplit=1)[0]
+    # Java writes blanks and the like as %20, and letters beyond ASCII as they are.
+    written = re.sub(r"[\x00-\x7f]+", lambda part: quote(part[0], safe="/-_.!~*'();:@&=+$,"), folders) + "/"
+    whole, name = F.col("_metadata.file_path"), F.col("_metadata.file_name")
+    start = F.instr(whole, written)
+    return F.when(start > 0, whole.substr(start + F.lit(len(written)), F.length(whole))).otherwise(name)
 
 
 def _texts(
