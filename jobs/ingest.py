@@ -29,7 +29,7 @@ def run(context: StageContext) -> Figures:
     attributes = load_attributes(spark, settings, key)
     feeds = load_feeds(spark, settings, key)
     loaded = Loaded(layouts=newest_layouts(tables))
-    take_arrivals(spark, settings, lambda sources: load(tables, sources, key, loaded))
+    take_arrivals(tables, settings, lambda sources: load(tables, sources, key, loaded))
     loaded.require_some(tables, settings)
     if entries is not None:
         tables.write("catalogue_entries", entries[0], **OWNER_OF_FILE)

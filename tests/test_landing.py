@@ -82,7 +82,10 @@ def test_each_file_is_taken_once_and_the_tables_are_those_of_one_load(spark: Spa
     assert_same_tables(landing.root, whole.root, ("judged_events", "persons", "catalogue"))
 
 
-def test_a_run_that_was_stopped_takes_the_same_files_again(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_that_was_stopped_takes_the_same_files_again_and_forgets_those_that_are_gone(
+    spark: SparkSession, tmp_path: Path, removed: bool
+) -> None:
     rows = make_log(random.Random(2))
     landing = Landing(spark, tmp_path)
     landing.land("one", rows)
@@ -93,10 +96,14 @@ def test_a_run_that_was_stopped_takes_the_same_files_again(spark: SparkSession, 
         raise OSError("killed")
 
     with pytest.raises(OSError, match="killed"):
-        take_arrivals(spark, context.settings, stop_after_writing)
+        take_arrivals(context.tables, context.settings, stop_after_writing)
     landing.land("two", rows)
+    if removed:
+        (landing.folder / "one.csv").unlink()
     landing.run()
-    assert landing.num_rows_by_file() == {"one.csv": len(rows), "two.csv": len(rows)}
+    expected = {"two.csv": len(rows)} | ({} if removed else {"one.csv": len(rows)})
+    assert landing.num_rows_by_file() == expected
+    assert read_table(landing.root, "events")["delivery_id"].nunique() == len(expected)
 
 
 def test_a_file_that_is_wrong_is_named_and_comes_again_until_it_is_gone(spark: SparkSession, tmp_path: Path) -> None:

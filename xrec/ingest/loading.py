@@ -74,3 +74,10 @@ def write_log(tables: Tables, log: CleanLog, settings: Settings) -> None:
     tables.write("accounts", rows_from(tables.spark, "accounts", accounts), **owner)
     if log.entries is not None:
         tables.write("catalogue_entries", log.entries.select("*", *owners), **owner)
+
+
+def remove_delivery(tables: Tables, delivery_id: str) -> None:
+    """Remove what :func:`write_log` wrote of a delivery that was killed and whose files are gone."""
+    for name in ("events", "events_quarantine", "accounts", "catalogue_entries"):
+        if tables.exists(name):
+            tables.remove_rows(name, C.DELIVERY_ID, [delivery_id])
