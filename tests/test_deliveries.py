@@ -198,6 +198,7 @@ def test_a_rate_that_changes_makes_no_other_events(spark: SparkSession, tmp_path
     shop.add_events("two", rows[1:], price_rate=0.92)
     shop.run("judge", "two")
     found = contents(shop.root, "judged_events").set_index("user_id")["price"]
+    assert len(found) == 4, "each row once"
     assert found.to_dict() == {f"{n:03d}": pytest.approx(2.5 * (0.93 if n < 3 else 0.92)) for n in range(4)}
 
 
