@@ -66,7 +66,10 @@ def run(context: StageContext) -> Figures:
     known = ", ".join(fold.name for fold in learned_from.get(context.main_fold, []))
     if context.main_fold not in ranked:
         return {"rankers": f"none (of what was proposed in {known} nothing was bought)"}
-    return {"rankers": ", ".join(models), "learned_from": known}
+    figures = {"rankers": ", ".join(models), "learned_from": known}
+    if context.main_fold.skip_last is None:
+        figures["probabilities"] = f"that an item is bought within {older[context.main_fold][-1].days}"
+    return figures
 
 
 if __name__ == "__main__":

@@ -41,15 +41,50 @@ def test_select_folds_are_older_and_the_main_fold_is_last(
     assert {fold.purpose for fold in selects} <= {"select"}
     assert len(selects) <= num_select
     assert len({fold.name for fold in planned}) == len(planned)
+    assert all(one.as_of > START for one in planned)
+    assert len({one.horizon for one in selects}) <= 1
+    assert main.horizon == folds.horizon
+    unit = timedelta(0)
+    if is_shortened := bool(selects) and selects[0].horizon != folds.horizon:
+        assert folds.horizon / 40 < selects[0].horizon < folds.horizon
+        assert main.as_of - 1.5 * folds.horizon <= START or main.as_of - 2.5 * folds.horizon <= START < main.as_of
+        unit = timedelta(days=1) if selects[0].horizon >= timedelta(days=1) else timedelta(seconds=1)
     for older, newer in pairwise(planned):
-        assert older.as_of + older.horizon == newer.as_of, "a select fold sees what judges a newer one"
-    assert all(fold.as_of > START and fold.horizon == folds.horizon for fold in planned)
-    # A select fold is left out where it has a history of less than half a horizon, and only there.
-    assert all(fold.as_of - folds.horizon / 2 > START for fold in selects)
-    if len(selects) < num_select:
+        gap = newer.as_of - older.as_of - older.horizon
+        assert timedelta(0) <= gap <= (unit if newer is main else timedelta(0)), "a select fold sees what judges a newer one"
+    # A select fold is left out where it has a history of less than half its horizon, and only there.
+    assert all(fold.as_of - fold.horizon / 2 >= START for fold in selects)
+    if not is_shortened and 0 < len(selects) < num_select:
         assert planned[0].as_of - 1.5 * folds.horizon <= START
     if latest:
         assert main.as_of + (main.horizon if purpose == "test" else timedelta(0)) == END + timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize("purpose", ["test", "serve"])
+def test_a_short_log_has_shorter_select_folds(purpose: str) -> None:
+    """By default, of logs that begin and end at odd times: three of them, as long as the log allows; the judged one never moves."""
+    start, month = START + timedelta(hours=7), timedelta(days=30.5)
+    for num_days in range(50, 401):
+        end = start + timedelta(days=num_days, hours=5)
+        history = num_days - (61 if purpose == "test" else 0)
+        if history < 0:
+            with pytest.raises(SettingsError, match=f"set folds.horizon=P{num_days * 2 // 9}D"):
+                plan_folds(Folds(purpose=purpose), start, end)
+            continue
+        *selects, main = plan_folds(Folds(purpose=purpose), start, end)
+        assert main.horizon == timedelta(days=61)
+        if history > 2.5 * 61:
+            assert [main.as_of - one.as_of for one in selects[::-1]] == [n * 2 * month for n in range(1, len(selects) + 1)]
+            assert len(selects) == (3 if history >= 3.5 * 61 else 2)
+        else:
+            assert len(selects) == (3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0)
+            assert all(len(one.name) == len("select-2024-01-01") for one in selects), "they begin at midnight"
+        for older, newer in pairwise([*selects, main]):
+            assert older.as_of + older.horizon <= newer.as_of
+        assert all(one.as_of - start >= one.horizon / 2 >= timedelta(days=1.5) for one in selects)
+    hour = Folds(purpose=purpose, horizon=timedelta(minutes=30), num_select=2)
+    expected = ["000600", "001800"] if purpose == "test" else ["001200", "003600"]
+    assert [one.name[-6:] for one in plan_folds(hour, START, START + timedelta(hours=1))[:2]] == expected
 
 
 def test_rolling_origin_has_several_test_folds_after_all_select_folds() -> None:
@@ -70,8 +105,8 @@ def test_select_folds_alone_are_those_of_the_backtest() -> None:
         plan_folds(last_out.model_copy(update={"purpose": "select"}), START, END)
         == plan_folds(last_out, START, END)[:1]
     )
-    with pytest.raises(SettingsError, match=r"folds.num_select: found 2 folds of 30 days, 0:00:00 before folds.as_of"):
-        plan_folds(alone.model_copy(update={"as_of": "2024-02-15"}), START, END)
+    with pytest.raises(SettingsError, match=r"folds.num_select: found 2 folds before folds.as_of \(2024-01-03\), and no room"):
+        plan_folds(alone.model_copy(update={"as_of": "2024-01-03"}), START, END)
 
 
 def test_a_time_zone_of_as_of_is_converted() -> None:
@@ -91,12 +126,12 @@ def test_a_time_zone_of_as_of_is_converted() -> None:
         (
             {"as_of": "2024-01-01"},
             f"folds.as_of: found 2024-01-01 with horizon 61 days, 0:00:00, which leaves no history: the clean log runs from "
-            f"{START} to {END}; choose a later as_of or a shorter folds.horizon",
+            f"{START} to {END}; choose a later as_of, or where the log has no clock (log.time.unit: order) folds.kind=last_out",
         ),
         (
             {"horizon": timedelta(days=900)},
             f"folds.as_of: found latest with horizon 900 days, 0:00:00, which leaves no history: the clean log runs from "
-            f"{START} to {END}; choose a later as_of or a shorter folds.horizon",
+            f"{START} to {END}; set folds.horizon=P81D, or where the log has no clock (log.time.unit: order) folds.kind=last_out",
         ),
         (
             {"as_of": "2025-02-01"},

@@ -40,7 +40,8 @@ judged (test, select) one horizon before that."""
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
     num_select: Annotated[int, Field(ge=0, le=12)] = 3
     """Older folds, one horizon apart, that teach the rankers, choose the blend's weights and what serves; what learns is \
-judged from the second of them on. Those that have a history of less than half a horizon are left out."""
+judged from the second of them on. Those that have a history of less than half a horizon are left out; where not even two \
+are left (one, where one is asked for), all are of equal, shorter horizons, of a twentieth of `horizon` at least."""
     num_test: Annotated[int, Field(ge=1, le=12)] = 1
     """Folds of a backtest, one horizon apart, the last of them at `as_of` (rolling origin); 1 where kind is last_out."""
 

@@ -23,6 +23,12 @@ _SELECT: list[Purpose] = ["select"]
 _POSITION = "position"
 _LEAST_HISTORY = 0.5
 """History, in horizons, that a fold needs to be asked what to choose: the log's first days tell little of later ones."""
+_ENOUGH = 2
+"""Select folds of the whole horizon that are enough: what learns is judged from the second on."""
+_LEAST_SHARE = 1 / 20
+"""Part of the horizon (3 days of 61) that select folds have at least where they are shortened: fewer days hold few targets."""
+_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,17 @@ class Fold:
         """Whether the log reaches into the fold's horizon: a serving fold is judged later."""
         return self.purpose != "serve"
 
+    @property
+    def days(self) -> str:
+        """The horizon in words."""
+        return f"{self.horizon.total_seconds() / 86400:.4g} days"
+
 
 def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fold]:
     """The folds of a run, oldest first: those that choose settings, then those that are judged or serve.
 
     Each begins where the horizon of the one before it ends (rolling origin), select folds as far back as half a horizon of
-    history is left. With purpose select, these alone.
+    history is left. Where not even two of these fit they are shorter, the judged folds never. With purpose select, these alone.
 
     ``log_start`` and ``log_end`` are the times of the first and last clean event (UTC).
 
@@ -71,23 +82,39 @@ def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fol
     if not serves and folds.as_of == "latest":
         as_of = just_after - folds.horizon
     if as_of <= log_start:
+        shorter = (log_end - log_start) / (folds.num_test + folds.num_select + _LEAST_HISTORY)
+        choose = f"set folds.horizon={_duration(shorter)}" if folds.as_of == "latest" else "choose a later as_of"
         raise SettingsError(
-            f"folds.as_of: found {folds.as_of} with horizon {folds.horizon}, which leaves no history: "
-            f"the clean log runs from {log_start} to {log_end}; choose a later as_of or a shorter folds.horizon"
+            f"folds.as_of: found {folds.as_of} with horizon {folds.horizon}, which leaves no history: the clean log runs from "
+            f"{log_start} to {log_end}; {choose}, or where the log has no clock (log.time.unit: order) folds.kind=last_out"
         )
     if not serves and as_of > log_end:
         raise SettingsError(
             f"folds.as_of: found {folds.as_of}, expected a time before the log's end ({log_end}) for a backtest; "
             "choose an earlier one, or folds.purpose=serve"
         )
-    judged: list[Purpose] = ["serve"] if serves else ["test"] * folds.num_test
-    planned = []
-    for n, purpose in enumerate(judged + _SELECT * folds.num_select):
-        earlier = as_of - n * folds.horizon
-        least = _LEAST_HISTORY * folds.horizon if purpose == "select" else timedelta(0)
-        if earlier - least > log_start:
-            planned.append(Fold(name=_name(purpose, earlier), purpose=purpose, as_of=earlier, horizon=folds.horizon))
-    return _wanted(planned[::-1], folds, log_start)
+    purpose: Purpose = "serve" if serves else "test"
+    as_ofs = [as_of - n * folds.horizon for n in range(1 if serves else folds.num_test)]
+    judged = [_time_fold(purpose, one, folds.horizon) for one in as_ofs if one > log_start]
+    return _wanted([*_select_folds(folds, judged[-1].as_of, log_start), *judged[::-1]], folds, log_start)
+
+
+def _select_folds(folds: Folds, end: datetime, log_start: datetime) -> list[Fold]:
+    """The select folds, oldest first, before the oldest judged fold, which begins at ``end``.
+
+    Of the whole horizon where two of these fit; else as many as there shall be, of as many whole days (or seconds) as leave the
+    oldest one its history, from a midnight on.
+    """
+    fitting = [n for n in range(1, folds.num_select + 1) if end - n * folds.horizon - _LEAST_HISTORY * folds.horizon > log_start]
+    if len(fitting) >= min(_ENOUGH, folds.num_select):
+        return [_time_fold("select", end - n * folds.horizon, folds.horizon) for n in reversed(fitting)]
+    most = (end - log_start) / max(_LEAST_SHARE * folds.horizon, _SECOND) - _LEAST_HISTORY
+    num = min(folds.num_select, int(most))
+    for unit in (_DAY, _SECOND):
+        cut = end - (end - _EPOCH) % unit
+        if num > 0 and (step := (cut - log_start) / (num + _LEAST_HISTORY) // unit * unit):
+            return [_time_fold("select", cut - n * step, step) for n in range(num, 0, -1)]
+    return []
 
 
 def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold]:
@@ -97,8 +124,8 @@ def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold
     select = [fold for fold in planned if fold.purpose == "select"]
     if not select:
         raise SettingsError(
-            f"folds.num_select: found {folds.num_select} folds of {folds.horizon} before folds.as_of ({folds.as_of}), none "
-            f"of which has a history of at least half that: the clean log begins at {log_start}; "
+            f"folds.num_select: found {folds.num_select} folds before folds.as_of ({folds.as_of}), and no room for one of "
+            f"{_LEAST_SHARE * folds.horizon} with half as much history: the clean log begins at {log_start}; "
             "choose a shorter folds.horizon or a later folds.as_of"
         )
     return select
@@ -175,6 +202,12 @@ def parse_time(key: str, text: str) -> datetime:
     return parsed.astimezone(timezone.utc) if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
-def _name(purpose: str, as_of: datetime) -> str:
-    is_date = (as_of.hour, as_of.minute, as_of.second, as_of.microsecond) == (0, 0, 0, 0)
-    return f"{purpose}-{as_of:%Y-%m-%d}" if is_date else f"{purpose}-{as_of:%Y-%m-%dT%H%M%S}"
+def _time_fold(purpose: Purpose, as_of: datetime, horizon: timedelta) -> Fold:
+    at_midnight = (as_of.hour, as_of.minute, as_of.second, as_of.microsecond) == (0, 0, 0, 0)
+    name = f"{purpose}-{as_of:%Y-%m-%d}" if at_midnight else f"{purpose}-{as_of:%Y-%m-%dT%H%M%S}"
+    return Fold(name=name, purpose=purpose, as_of=as_of, horizon=horizon)
+
+
+def _duration(time: timedelta) -> str:
+    """A time in whole days, or where that is none in seconds, as a setting takes it."""
+    return f"P{time.days}D" if time.days else f"PT{max(time.seconds, 1)}S"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from pyspark.sql import Row
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 import xrec
 from xrec import columns as C
 from xrec.config import Settings
-from xrec.evaluation.folds import Fold
+from xrec.evaluation.folds import Fold, select_folds_before
 from xrec.evaluation.report import POOLED, of_one_fold
 from xrec.features.sequence_files import model_location, models_used
 from xrec.ingest.cleaning import CLEAN, DUPLICATE, OUTCOMES
@@ -72,7 +72,7 @@ def gather(context: StageContext) -> Facts:
     return Facts(
         title=settings.storage.catalog or settings.storage.tables_root.rstrip("/").rsplit("/", 1)[-1],
         fold=fold.name,
-        fold_text=_in_words(fold),
+        fold_text=_in_words(fold, context.folds),
         is_select=fold.purpose == "select",
         run_id=run_id,
         served=served,
@@ -91,13 +91,15 @@ def gather(context: StageContext) -> Facts:
     )
 
 
-def _in_words(fold: Fold) -> str:
-    days = f"{fold.horizon.total_seconds() / 86400:g} days"
-    if fold.purpose == "serve":
-        return f"lists as of {fold.as_of:%Y-%m-%d}; the {days} after it will judge them"
-    if fold.skip_last is not None:
+def _in_words(fold: Fold, folds: Sequence[Fold]) -> str:
+    if fold.skip_last is not None and fold.has_targets:
         return "a backtest whose targets are each user's last event"
-    return f"a backtest as of {fold.as_of:%Y-%m-%d}, judged by the {days} after it"
+    older = select_folds_before(fold, folds)
+    is_shorter = older and older[-1].horizon != fold.horizon
+    foretold = f"; a ranker's probabilities are of {older[-1].days}, the horizon of the older folds" if is_shorter else ""
+    if fold.purpose == "serve":
+        return f"lists as of {fold.as_of:%Y-%m-%d}; the {fold.days} after it will judge them{foretold}"
+    return f"a backtest as of {fold.as_of:%Y-%m-%d}, judged by the {fold.days} after it{foretold}"
 
 
 def _missing(settings: Settings, fold: Fold, metrics: list[Row], found: Mapping[str, object]) -> dict[str, str]:
