@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Folds, SettingsError
 from xrec.evaluation.folds import Fold, histories_of, history_of, horizons_of, plan_folds
+from xrec.runs.stage import StageContext
 
 UTC = timezone.utc
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -51,7 +53,9 @@ def test_select_folds_are_older_and_the_main_fold_is_last(
         unit = timedelta(days=1) if selects[0].horizon >= timedelta(days=1) else timedelta(seconds=1)
     for older, newer in pairwise(planned):
         gap = newer.as_of - older.as_of - older.horizon
-        assert timedelta(0) <= gap <= (unit if newer is main else timedelta(0)), "a select fold sees what judges a newer one"
+        assert timedelta(0) <= gap <= (unit if newer is main else timedelta(0)), (
+            "a select fold sees what judges a newer one"
+        )
     # A select fold is left out where it has a history of less than half its horizon, and only there.
     assert all(fold.as_of - fold.horizon / 2 >= START for fold in selects)
     if not is_shortened and 0 < len(selects) < num_select:
@@ -74,7 +78,9 @@ def test_a_short_log_has_shorter_select_folds(purpose: str) -> None:
         *selects, main = plan_folds(Folds(purpose=purpose), start, end)
         assert main.horizon == timedelta(days=61)
         if history > 2.5 * 61:
-            assert [main.as_of - one.as_of for one in selects[::-1]] == [n * 2 * month for n in range(1, len(selects) + 1)]
+            assert [main.as_of - one.as_of for one in selects[::-1]] == [
+                n * 2 * month for n in range(1, len(selects) + 1)
+            ]
             assert len(selects) == (3 if history >= 3.5 * 61 else 2)
         else:
             assert len(selects) == (3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0)
@@ -105,7 +111,9 @@ def test_select_folds_alone_are_those_of_the_backtest() -> None:
         plan_folds(last_out.model_copy(update={"purpose": "select"}), START, END)
         == plan_folds(last_out, START, END)[:1]
     )
-    with pytest.raises(SettingsError, match=r"folds.num_select: found 2 folds before folds.as_of \(2024-01-03\), and no room"):
+    with pytest.raises(
+        SettingsError, match=r"folds.num_select: found 2 folds before folds.as_of \(2024-01-03\), and no room"
+    ):
         plan_folds(alone.model_copy(update={"as_of": "2024-01-03"}), START, END)
 
 
@@ -166,6 +174,16 @@ def test_last_out_folds_hide_newer_events(purpose: str, num_select: int, expecte
     assert all(fold.as_of > END for fold in planned)
 
 
+def test_last_out_folds_without_any_history_are_left_out() -> None:
+    folds = Folds(kind="last_out")
+    for longest, names in ((3, ["select-last2", "test-last1"]), (2, ["test-last1"]), (1, ["test-last1"])):
+        assert [fold.name for fold in plan_folds(folds, START, END, longest=longest)] == names
+    serving = plan_folds(folds.model_copy(update={"purpose": "serve"}), START, END, longest=3)
+    assert [fold.name for fold in serving] == ["select-last2", "select-last1", "serve-last0"]
+    with pytest.raises(SettingsError, match=r"found 3 folds .* nobody has an event before those that they hide"):
+        plan_folds(folds.model_copy(update={"purpose": "select"}), START, END, longest=2)
+
+
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
     """Events of 40 users, with many equal times, users of one event, and events just at and around 2024-07-01."""
@@ -195,6 +213,19 @@ def ids(rows: DataFrame) -> set[str]:
     listed = [row[C.EVENT_ID] for row in rows.collect()]
     assert len(listed) == len(set(listed))
     return set(listed)
+
+
+@pytest.mark.spark
+def test_a_run_plans_no_last_out_fold_without_history(spark: SparkSession, log: pd.DataFrame) -> None:
+    """Users of three events that count, one of whom has a fourth that was taken back."""
+    three = log.groupby("user_idx").head(3).assign(user_id=log["user_idx"].astype(str), void_ts=pd.NaT)
+    back = three.head(1).assign(event_id="back", void_ts=pd.Timestamp("2024-12-01"))
+    events = spark.createDataFrame(pd.concat([three, back.astype({"void_ts": "datetime64[ns]"})], ignore_index=True))
+    settings = SimpleNamespace(folds=Folds(kind="last_out"))
+    context = StageContext(spark=spark, settings=settings, run_id="run")  # type: ignore[arg-type]
+    context.__dict__["tables"] = SimpleNamespace(read=lambda name: {"judged_events": events}[name])
+    assert [fold.name for fold in context.folds] == ["select-last2", "test-last1"]
+    assert {row[C.FOLD] for row in histories_of(events, context.folds).collect()} == {"select-last2", "test-last1"}
 
 
 @pytest.mark.spark

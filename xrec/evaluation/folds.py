@@ -55,13 +55,14 @@ class Fold:
         return f"{self.horizon.total_seconds() / 86400:.4g} days"
 
 
-def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fold]:
+def plan_folds(folds: Folds, log_start: datetime, log_end: datetime, *, longest: int | None = None) -> list[Fold]:
     """The folds of a run, oldest first: those that choose settings, then those that are judged or serve.
 
     Each begins where the horizon of the one before it ends (rolling origin), select folds as far back as half a horizon of
     history is left. Where not even two of these fit they are shorter, the judged folds never. With purpose select, these alone.
 
-    ``log_start`` and ``log_end`` are the times of the first and last clean event (UTC).
+    ``log_start`` and ``log_end`` are the times of the first and last clean event (UTC). ``longest`` is the number of events of the
+    user who has most, where it is known: last_out folds that choose are left out where nobody has a history in them.
 
     Raises
     ------
@@ -75,6 +76,7 @@ def plan_folds(folds: Folds, log_start: datetime, log_end: datetime) -> list[Fol
         planned = [
             Fold(name=f"{purpose}-last{n}", purpose=purpose, as_of=just_after, horizon=folds.horizon, skip_last=n)
             for n, purpose in enumerate(newest + _SELECT * folds.num_select, start=first)
+            if purpose != "select" or longest is None or n < longest
         ]
         return _wanted(planned[::-1], folds, log_start)
     serves = folds.purpose == "serve"
@@ -105,7 +107,11 @@ def _select_folds(folds: Folds, end: datetime, log_start: datetime) -> list[Fold
     Of the whole horizon where two of these fit; else as many as there shall be, of as many whole days (or seconds) as leave the
     oldest one its history, from a midnight on.
     """
-    fitting = [n for n in range(1, folds.num_select + 1) if end - n * folds.horizon - _LEAST_HISTORY * folds.horizon > log_start]
+    fitting = [
+        n
+        for n in range(1, folds.num_select + 1)
+        if end - n * folds.horizon - _LEAST_HISTORY * folds.horizon > log_start
+    ]
     if len(fitting) >= min(_ENOUGH, folds.num_select):
         return [_time_fold("select", end - n * folds.horizon, folds.horizon) for n in reversed(fitting)]
     most = (end - log_start) / max(_LEAST_SHARE * folds.horizon, _SECOND) - _LEAST_HISTORY
@@ -123,10 +129,14 @@ def _wanted(planned: list[Fold], folds: Folds, log_start: datetime) -> list[Fold
         return planned
     select = [fold for fold in planned if fold.purpose == "select"]
     if not select:
+        lacking = (
+            "and nobody has an event before those that they hide: choose folds.purpose=test or serve"
+            if folds.kind == "last_out"
+            else f"and no room for one of {_LEAST_SHARE * folds.horizon} with half as much history: the clean log begins at "
+            f"{log_start}; choose a shorter folds.horizon or a later folds.as_of"
+        )
         raise SettingsError(
-            f"folds.num_select: found {folds.num_select} folds before folds.as_of ({folds.as_of}), and no room for one of "
-            f"{_LEAST_SHARE * folds.horizon} with half as much history: the clean log begins at {log_start}; "
-            "choose a shorter folds.horizon or a later folds.as_of"
+            f"folds.num_select: found {folds.num_select} folds before folds.as_of ({folds.as_of}), {lacking}"
         )
     return select
 

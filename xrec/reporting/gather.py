@@ -96,7 +96,9 @@ def _in_words(fold: Fold, folds: Sequence[Fold]) -> str:
         return "a backtest whose targets are each user's last event"
     older = select_folds_before(fold, folds)
     is_shorter = older and older[-1].horizon != fold.horizon
-    foretold = f"; a ranker's probabilities are of {older[-1].days}, the horizon of the older folds" if is_shorter else ""
+    foretold = (
+        f"; a ranker's probabilities are of {older[-1].days}, the horizon of the older folds" if is_shorter else ""
+    )
     if fold.purpose == "serve":
         return f"lists as of {fold.as_of:%Y-%m-%d}; the {fold.days} after it will judge them{foretold}"
     return f"a backtest as of {fold.as_of:%Y-%m-%d}, judged by the {fold.days} after it{foretold}"

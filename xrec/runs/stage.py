@@ -70,13 +70,19 @@ class StageContext:
     @cached_property
     def folds(self) -> list[Fold]:
         """The run's folds, the main one (test or serve) last."""
-        bounds = self.tables.read("judged_events").agg(F.min(C.EVENT_TS), F.max(C.EVENT_TS)).first()
+        events = self.tables.read("judged_events")
+        bounds = events.agg(F.min(C.EVENT_TS), F.max(C.EVENT_TS)).first()
         if bounds is None or bounds[0] is None:
             raise SettingsError(
                 f"table 'judged_events' at {self.tables.location('judged_events')} is empty: expected at least one event"
             )
         first, last = (bound.replace(tzinfo=timezone.utc) for bound in bounds)
-        return plan_folds(self.settings.folds, first, last)
+        longest = None
+        if self.settings.folds.kind == "last_out":
+            counted = events.where(F.col(C.VOID_TS).isNull()).groupBy(C.USER_ID).count()
+            most = counted.agg(F.max("count")).first()
+            longest = None if most is None else most[0]
+        return plan_folds(self.settings.folds, first, last, longest=longest)
 
     @property
     def main_fold(self) -> Fold:
