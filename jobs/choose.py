@@ -27,12 +27,13 @@ def run(context: StageContext) -> Figures:
     select = select_folds_before(main_fold, context.folds)
     candidates = in_scope(tables.read("candidates"), context.folds, scope)
     singles = [*sources, C.FUSION]
-    evidence, learning = folds_of_evidence(select, candidates, (BLEND, *settings.ranker.models))
+    learned, learning = folds_of_evidence(select, candidates, (BLEND, *settings.ranker.models))
     serving = choose_model(
-        [JudgedFold.read(tables, fold, scope, singles) for fold in evidence],
+        [JudgedFold.read(tables, fold, scope, singles) for fold in select],
         settings.evaluation,
         singles=singles,
         learning=learning,
+        learned=learned,
         scope=scope,
         seed=settings.seed,
     )

@@ -37,7 +37,8 @@ ALLOWED = {
     ("xrec/ranking/blend.py", "read_choices", "collect"),
     ("xrec/ranking/evidence.py", "choose_model", "collect"),
     ("xrec/ranking/evidence.py", "folds_of_evidence", "collect"),
-    ("xrec/ranking/evidence.py", "beside_popularity", "collect"),
+    ("xrec/ranking/evidence.py", "_best_of", "collect"),
+    ("xrec/ranking/evidence.py", "_compared", "collect"),
     ("xrec/ranking/lists.py", "model_version_of", "collect"),
     ("xrec/experiments/exposures.py", "write_exposures", "collect"),
     # Sums by arm, slice (a category, a segment) and metric.

@@ -22,7 +22,9 @@ def lists(spark: SparkSession, of_users: dict[int, str]) -> DataFrame:
 def evidence(low: float, high: float) -> Evidence:
     middle = (low + high) / 2
     figures = {"ndcg": 0.1, "low": 0.1, "high": 0.1, "difference": middle, "adjusted_low": low, "adjusted_high": high}
-    return Evidence(model="trees", learns=True, num_users=9, **figures)
+    return Evidence(
+        model="trees", learns=True, compared_with="popularity", num_users=9, selected_on="select-1", **figures
+    )
 
 
 def checks(

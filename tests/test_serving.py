@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from rich.console import Console
 
 from ranked import RANKED, as_lists
@@ -267,7 +268,12 @@ SETTINGS = Evaluation(num_bootstrap=200)
 
 
 def choose(judged: Sequence[JudgedFold], learning: Sequence[str] = ("trees",)) -> Any:
-    return choose_model(judged, SETTINGS, singles=SOURCES, learning=learning, scope="touched", seed=1)
+    """The choice, where what learns has lists in the folds in which it hits anybody."""
+    found = {
+        row[0] for one in judged for row in one.candidates.where(F.col(C.SOURCE) == "trees").select(C.FOLD).collect()
+    }
+    learned = [one.fold for one in judged if one.fold.name in found]
+    return choose_model(judged, SETTINGS, singles=SOURCES, learning=learning, learned=learned, scope="touched", seed=1)
 
 
 def test_a_ranker_serves_only_where_it_wins_over_all_folds(spark: SparkSession) -> None:
@@ -286,22 +292,59 @@ def test_a_ranker_serves_only_where_it_wins_over_all_folds(spark: SparkSession) 
     assert ranker.adjusted_low <= 0
 
 
-def test_few_hits_are_no_evidence(spark: SparkSession) -> None:
-    """Nine lists that hold what was bought are better than none in every replicate, and yet say little."""
-    for num_hits, serves in ((9, "als"), (12, "trees")):
-        one, candidates = fold(0), []
-        for user in range(12):
-            candidates += [(one.name, s, "touched", user, 99, 1.0, 1) for s in ("popularity", "als")]
-            candidates.append((one.name, "trees", "touched", user, 5 if user < num_hits else 99, 1.0, 1))
-        judged = JudgedFold(
-            fold=one,
-            candidates=as_lists(spark.createDataFrame(candidates, CANDIDATES)),
-            targets=spark.createDataFrame([target(one, user, 5) for user in range(12)], TARGETS),
-            buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
+def hitting(spark: SparkSession, hits: Sequence[dict[str, int]], num_users: int) -> list[JudgedFold]:
+    """A fold for each of ``hits``: the sources that have lists there, and how many users' only item is what they bought."""
+    judged = []
+    for number, of_source in enumerate(hits):
+        one = fold(number)
+        lists = [
+            (one.name, source, "touched", user, 5 if user < num_hits else 99, 1.0, 1)
+            for source, num_hits in of_source.items()
+            for user in range(num_users)
+        ]
+        judged.append(
+            JudgedFold(
+                fold=one,
+                candidates=as_served(as_lists(spark.createDataFrame(lists, CANDIDATES)), SOURCES),
+                targets=spark.createDataFrame([target(one, user, 5) for user in range(num_users)], TARGETS),
+                buyers=spark.createDataFrame([], "item_idx int, num_buyers bigint"),
+            )
         )
-        found = choose([judged])
+    return judged
+
+
+def test_few_hits_are_no_evidence(spark: SparkSession) -> None:
+    """Nine lists that hold what was bought are better than none in every replicate, and yet say little; of a source as well."""
+    for num_hits, serves in ((9, "popularity"), (12, "trees")):
+        found = choose(hitting(spark, [{"popularity": 0, "als": 0, "trees": num_hits}], 12))
         assert next(one for one in found.evidence if one.learns).adjusted_low > 0
-        assert (found.model == "trees") == (serves == "trees"), found
+        assert found.model == serves, found
+    for num_popular, num_als, serves in ((2, 3, "popularity"), (12, 30, "als")):
+        assert choose(hitting(spark, [{"popularity": num_popular, "als": num_als}], 30), ()).model == serves
+    often = [{"popularity": 2, "als": 6}, {"popularity": 2, "als": 6}]
+    assert choose(hitting(spark, often, 30), ()).model == "popularity", "six users, however often"
+
+
+def test_single_sources_are_compared_in_all_older_folds(spark: SparkSession) -> None:
+    """The oldest fold, in which nothing that learns has lists, speaks strongly for als; the newer ones slightly against it."""
+    newer = {"popularity": 42, "als": 40, "trees": 10}
+    found = choose(hitting(spark, [{"popularity": 10, "als": 80}, newer, newer], 90))
+    assert (found.model, found.compared_with, found.selected_on) == ("als", "als", "select-0 select-1 select-2")
+    of = {one.model: one for one in found.evidence}
+    assert (of["popularity"].num_users, of["trees"].num_users) == (270, 180)
+    assert (of["trees"].selected_on, of["trees"].compared_with) == ("select-1 select-2", "popularity")
+    # What learns must be better for sure than both, als of all folds and popularity of its own.
+    for num_hits, serves in ((44, "als"), (70, "trees")):
+        wins = newer | {"trees": num_hits}
+        assert choose(hitting(spark, [{"popularity": 10, "als": 80}, wins, wins], 90)).model == serves
+
+
+def test_a_source_without_lists_in_an_older_fold_does_not_serve_alone(spark: SparkSession) -> None:
+    """It would be judged there as popularity, which completes its lists."""
+    hits = [{"popularity": 20, "als": 20}, {"popularity": 80}, {"popularity": 11, "als": 12}]
+    found = choose(hitting(spark, hits, 90), ())
+    assert (found.model, [one.model for one in found.evidence]) == ("popularity", ["popularity"])
+    assert choose(hitting(spark, hits[::2], 90), ()).model == "als"
 
 
 def test_a_source_is_judged_by_what_it_would_serve(spark: SparkSession) -> None:

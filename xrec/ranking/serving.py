@@ -34,23 +34,28 @@ def serving_rows(fold: str, serving: Serving) -> list[dict[str, object]]:
             C.ADJUSTED_LOW: one.adjusted_low,
             C.ADJUSTED_HIGH: one.adjusted_high,
             C.NUM_USERS: one.num_users,
+            C.COMPARED_WITH: one.compared_with,
+            C.SELECTED_ON: one.selected_on,
         }
         for one in serving.evidence
-    ] or [dict.fromkeys(_FIGURES) | {C.MODEL: serving.model, C.LEARNS: False}]
-    same = {
-        C.FOLD: fold,
-        C.SCOPE: serving.scope,
-        C.COMPARED_WITH: serving.compared_with,
-        C.SELECTED_ON: serving.selected_on,
-    }
+    ] or [
+        dict.fromkeys(_FIGURES)
+        | {
+            C.MODEL: serving.model,
+            C.LEARNS: False,
+            C.COMPARED_WITH: serving.compared_with,
+            C.SELECTED_ON: serving.selected_on,
+        }
+    ]
+    same = {C.FOLD: fold, C.SCOPE: serving.scope}
     return [{**row, **same, C.CHOSEN: row[C.MODEL] == serving.model} for row in rows]
 
 
 def evidence_of(serving_models: DataFrame) -> DataFrame:
     """Rows of ``serving_models`` to rows of ``metrics``, of the columns that they have: what a fold's choice rests on.
 
-    ``evidence_ndcg`` is a model's NDCG on the older folds, with its interval, and ``evidence_gain`` its difference to the best
-    single source there, with the interval that holds for all that learn at once.
+    ``evidence_ndcg`` is a model's NDCG on the older folds, with its interval, and ``evidence_gain`` its difference to the single
+    source that it is compared with, with the interval that holds for all that learn at once.
     """
     figures = [
         (f"evidence_{C.NDCG}", C.NDCG, C.LOW, C.HIGH),
@@ -120,18 +125,19 @@ def describe_serving(serving: Serving) -> dict[str, str]:
     of = {one.model: one for one in serving.evidence}
     against = ""
     if serving.model != serving.compared_with:
-        against = f"; {_per_cent(of[serving.model], of[serving.compared_with])}"
+        against = f"; {_per_cent(of[serving.model])}"
     elif any(one.learns for one in serving.evidence):
         against = "; no model that learns is better for sure"
     figures = {f"serves_{serving.scope}": f"{serving.model} (chosen on: {serving.selected_on}{against})"}
     for one in serving.evidence:
-        against = "" if one.model == serving.compared_with else f", {_per_cent(one, of[serving.compared_with])}"
+        against = "" if one.model == one.compared_with else f", {_per_cent(one)}"
         figures[f"evidence_{serving.scope}_{one.model}"] = f"NDCG@{CUT_OFF} {one.ndcg:.4f}{against}"
     return figures
 
 
-def _per_cent(one: Evidence, best: Evidence) -> str:
-    if best.ndcg <= 0:
-        return f"{best.model} hits nothing"
-    mean, low, high = (100 * value / best.ndcg for value in (one.difference, one.adjusted_low, one.adjusted_high))
-    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {best.model}"
+def _per_cent(one: Evidence) -> str:
+    base = one.ndcg - one.difference
+    if base <= 0:
+        return f"{one.compared_with} hits nothing"
+    mean, low, high = (100 * value / base for value in (one.difference, one.adjusted_low, one.adjusted_high))
+    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}] vs {one.compared_with}"

@@ -155,11 +155,12 @@ def _choice_tables(facts: Facts) -> list[Table]:
                 row[C.MODEL] + (" (serves)" if row[C.CHOSEN] else ""),
                 "-" if row[C.NDCG] is None else f"{row[C.NDCG]:.4f} [{row[C.LOW]:.4f}, {row[C.HIGH]:.4f}]",
                 against_single(row),
+                row[C.COMPARED_WITH],
                 row[C.SELECTED_ON],
             )
             for row in facts.serving
         ]
-        head = ("model", "NDCG@10 on older folds", f"beside {facts.serving[0][C.COMPARED_WITH]}", "folds")
+        head = ("model", "NDCG@10 on older folds", "beside a single source", "which", "folds")
         tables.append(Table(title="What could serve", head=head, rows=rows))
     if facts.blend:
         rows = [(row[C.SCOPE], row[C.SOURCE], f"{row[C.WEIGHT]:.2g}", row[C.SELECTED_ON] or "-") for row in facts.blend]

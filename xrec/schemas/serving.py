@@ -34,7 +34,7 @@ SERVING = (
         name="serving_models",
         row=(
             "a model that could serve a fold in a scope: its NDCG@10 on older folds by lists that knew nothing later, and its "
-            "difference to the best single source there, with an interval that holds for all that learn at once"
+            "difference to a single source (compared_with) there, with an interval that holds for all that learn at once"
         ),
         columns=(
             "fold string, scope string, model string, learns boolean, chosen boolean, ndcg double, low double, high double, "
