@@ -34,7 +34,14 @@ def run(context: StageContext) -> Figures:
     lists = lists_of(candidates, weights, ranking, fold)
     check_lists(lists, items, interactions, user_categories, scope=ranking.scope)
     check_recommended(context, lists)
-    explained = with_reasons(lists.join(items, C.ITEM_IDX, how="inner"), interactions, user_categories, items)
+    explained = with_reasons(
+        lists.join(items, C.ITEM_IDX, how="inner"),
+        interactions,
+        user_categories,
+        items,
+        as_of=None if context.settings.log.time.unit == "order" else fold.as_of,
+        recent_days=ranking.recent_days,
+    )
     rows = recommendation_rows(
         explained,
         context.users_served(),

@@ -342,10 +342,37 @@ def test_a_category_that_the_user_had_long_ago_is_not_new(spark: SparkSession, w
     lists = spark.createDataFrame(
         [(0, 4, "lamps", "als"), (0, 6, "maps", "als")], "user_idx int, item_idx int, category string, source string"
     )
-    found = with_reasons(lists, tables.read("interactions", fold=FOLD), mixes, tables.read("items")).collect()
+    facts = tables.read("interactions", fold=FOLD), mixes, tables.read("items")
+    found = with_reasons(lists, *facts, as_of=None, recent_days=28.0).collect()
     reasons = {row["category"]: row["reason"] for row in found}
     assert reasons["lamps"].startswith("Beyond your usual categories: lamps. ")
     assert reasons["maps"].startswith("New for you: maps. ")
+
+
+def test_a_reason_counts_who_chose_an_item_and_since_when(spark: SparkSession) -> None:
+    """Item 0 was bought by three, by two of them lately; item 1 by two, by one lately; item 2 by one."""
+    as_of = datetime(2024, 7, 1, tzinfo=timezone.utc)
+    bought = [(0, 0, 3), (1, 0, 28), (2, 0, 29), (0, 1, 3), (1, 1, 90), (2, 2, 3)]
+    interactions = spark.createDataFrame(
+        [(user, item, True, as_of - timedelta(days=days)) for user, item, days in bought],
+        "user_idx int, item_idx int, counting boolean, last_ts timestamp",
+    )
+    sources = ("recent", "popularity")
+    lists = spark.createDataFrame(
+        [(9, item, "c", source) for item in range(3) for source in sources],
+        "user_idx int, item_idx int, category string, source string",
+    )
+    mixes = spark.createDataFrame([], TABLES["user_categories"].columns)
+    items = spark.createDataFrame([("c", True)], "category string, recommendable boolean")
+
+    def reasons(end: datetime | None) -> dict[tuple[int, str], str]:
+        found = with_reasons(lists, interactions, mixes, items, as_of=end, recent_days=28.0).collect()
+        return {(row[C.ITEM_IDX], row[C.SOURCE]): row[C.REASON].removeprefix("New for you: c. ") for row in found}
+
+    popular = [f"Popular: {number} customers chose it." for number in (3, 2)] + ["Few customers chose it so far."]
+    assert reasons(None) == {(item, source): popular[item] for item in range(3) for source in sources}
+    lately = {(0, "recent"): "2 customers chose it in the last 28 days."}
+    assert reasons(as_of) == reasons(None) | lately
 
 
 def test_a_scope_without_lists_is_named(spark: SparkSession) -> None:

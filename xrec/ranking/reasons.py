@@ -6,6 +6,8 @@ most, its description where that did, the user's own heaviest home categories wh
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -14,6 +16,7 @@ from xrec.config import TREND
 from xrec.features.buyers import num_buyers_of
 
 _NUM_NAMED = 2
+_NUM_RECENT = "num_recent"
 _FOLLOWING_SOURCES = (
     *("gru", f"gru{TREND}", "transformer", f"transformer{TREND}"),
     *("transitions", "transition_categories"),
@@ -22,17 +25,31 @@ _CONTENT_SOURCE = "content"
 _POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
 
 
-def with_reasons(lists: DataFrame, interactions: DataFrame, user_categories: DataFrame, items: DataFrame) -> DataFrame:
-    """Rows of ``user_idx``, ``item_idx``, ``category``, ``source`` with a ``reason``; the fold's tables give the facts."""
+def with_reasons(
+    lists: DataFrame,
+    interactions: DataFrame,
+    user_categories: DataFrame,
+    items: DataFrame,
+    *,
+    as_of: datetime | None,
+    recent_days: float,
+) -> DataFrame:
+    """Rows of ``user_idx``, ``item_idx``, ``category``, ``source`` with a ``reason``; the fold's tables give the facts.
+
+    ``as_of`` is the end of the ``recent_days`` that the source `recent` counts; None where the log has no clock.
+    """
     buyers = num_buyers_of(interactions)
+    is_recent = F.lit(False) if as_of is None else F.col(C.LAST_TS) >= F.lit(as_of - timedelta(days=recent_days))
+    lately = num_buyers_of(interactions.where(is_recent)).withColumnRenamed(C.NUM_BUYERS, _NUM_RECENT)
     had = F.col(C.TOUCHED) | F.col(C.LAPSED)
     touched = user_categories.where(had).select(C.USER_IDX, C.CATEGORY, F.lit(True).alias("is_touched"))
     return (
         lists.join(buyers, C.ITEM_IDX, how="left")
+        .join(lately, C.ITEM_IDX, how="left")
         .join(home_names(user_categories, items), C.USER_IDX, how="left")
         .join(touched, [C.USER_IDX, C.CATEGORY], how="left")
-        .withColumn(C.REASON, F.concat(_what_is_new(), _why()))
-        .drop(C.NUM_BUYERS, "home_names", "is_touched")
+        .withColumn(C.REASON, F.concat(_what_is_new(), _why(recent_days)))
+        .drop(C.NUM_BUYERS, _NUM_RECENT, "home_names", "is_touched")
     )
 
 
@@ -55,16 +72,16 @@ def _what_is_new() -> Column:
     )
 
 
-def _why() -> Column:
+def _why(recent_days: float) -> Column:
     above_all = F.coalesce(F.concat(F.lit(" (above all "), F.col("home_names"), F.lit(")")), F.lit(""))
     buyers = F.coalesce(F.col(C.NUM_BUYERS), F.lit(0))
-    chose = F.when(buyers == 1, F.lit("1 customer chose it.")).otherwise(
-        F.concat(F.format_number(buyers, 0), F.lit(" customers chose it."))
-    )
+    popular = F.concat(F.lit("Popular: "), F.format_number(buyers, 0), F.lit(" customers chose it."))
+    popular = F.when(buyers > 1, popular).otherwise(F.lit("Few customers chose it so far."))
+    lately = F.concat(F.format_number(_NUM_RECENT, 0), F.lit(f" customers chose it in the last {recent_days:g} days."))
     alike = F.concat(F.lit("Chosen by customers whose history resembles yours"), above_all, F.lit("."))
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
-    by_source = F.when(F.col(C.SOURCE).isin(*_POPULARITY_SOURCES), F.concat(F.lit("Popular: "), chose))
-    by_source = by_source.when(F.col(C.SOURCE) == C.RECENT, F.lit("Many customers chose it lately."))
+    by_source = F.when((F.col(C.SOURCE) == C.RECENT) & (F.col(_NUM_RECENT) > 1), lately)
+    by_source = by_source.when(F.col(C.SOURCE).isin(*_POPULARITY_SOURCES, C.RECENT), popular)
     by_source = by_source.when(
         F.col(C.SOURCE) == _CONTENT_SOURCE, F.lit("Its description is like what you chose before.")
     )
