@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from xrec.config import Ranking
 from xrec.lists import ranked_rows
+from xrec.ranking import search, topk
 from xrec.ranking.topk import ItemBlock, Masks, TopItems, VectorError, score_pairs, top_k, top_k_block
 from xrec.storage.shared import SharedRows
 
@@ -245,6 +246,28 @@ def test_a_guess_from_the_first_users_that_does_not_fit_the_others() -> None:
     assert world.top(k=10, tile_items=40) == world.brute_force(k=10)
     world.excluded[:20] = [np.arange(5)] * 20
     assert world.top(k=10, tile_items=40) == world.brute_force(k=10)
+
+
+def test_pilots_with_few_allowed_items_leave_the_guess_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some users, pilots and others, may get items of one of five categories, fewer than K."""
+    guesses, guess = [], search.Search._guess
+    monkeypatch.setattr(search.Search, "_guess", lambda self, *of: guesses.append(guess(self, *of)) or guesses[-1])
+    world = RandomWorld(12, num_users=200, num_items=900, num_categories=5, excluded_share=0.0)
+    rare = int(np.argmin(np.bincount(world.category, minlength=5)))
+    for user in (3, 20, 77):
+        world.excluded[user] = np.array([category for category in range(5) if category != rare])
+    expected = world.brute_force(k=200)
+    assert Counter(user for user, *_ in expected)[3] < 200
+    assert world.top(k=200, tile_items=256) == expected
+    assert len(guesses) == 1
+    assert np.isfinite(guesses[0]).all()
+
+
+def test_norms_are_the_same_whatever_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = RandomWorld(13, num_users=50, num_items=301, dim=67)
+    whole = world.block().norms_I
+    monkeypatch.setattr(topk, "_NORMS_AT_ONCE", 7)
+    assert world.block().norms_I.tobytes() == whole.tobytes()
 
 
 def test_each_score_has_the_sign_of_the_definition() -> None:

@@ -63,11 +63,12 @@ class Search:
         return scan.unpack(self._key_UB[rows_A, 0])[1].astype(np.float64)
 
     def _guess(self, pilots: Array, norms_A: Array) -> Array:
-        """Values that the K-th best of most other users reaches, -inf where the pilots do not tell."""
-        norms = self._norms_U[pilots]
-        lowest = np.min(self._least(pilots)[norms > 0] / norms[norms > 0], initial=np.inf)
-        if not np.isfinite(lowest):
+        """Values that the K-th best of most other users reaches, -inf where half of the pilots have none."""
+        least, norms = self._least(pilots), self._norms_U[pilots]
+        full = np.isfinite(least) & (norms > 0)  # few pilots may have fewer than K allowed items
+        if 2 * np.count_nonzero(full) < len(pilots):
             return np.full(len(norms_A), -np.inf, dtype=np.float32)
+        lowest = np.min(least[full] / norms[full])
         guess_A: Array = ((lowest - _CAUTION * abs(lowest)) * norms_A).astype(np.float32)
         return guess_A
 
