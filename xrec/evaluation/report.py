@@ -25,8 +25,6 @@ from xrec.storage.shared import SharedFolder
 HEADLINE = "ndcg"
 POOLED = "pooled"
 """The fold of the figures of several folds together."""
-FALL_BACK = (C.POPULARITY, C.SERVED)
-"""The sources that have a list for a user without history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +131,11 @@ def _judge_reach(rows: FoldRows) -> DataFrame:
 def cold_lists(rows: FoldRows, sources: Sequence[str], *, k: int) -> DataFrame:
     """The lists of users without history: (``fold``, ``source``, ``scope``, ``user_idx``, ``items``).
 
-    Popularity's own K best items, which the served lists fall back on as well; the other sources have nothing for them.
+    Popularity's own K best items; the other sources have nothing for them, and they are served no list.
     """
     top = rows.buyers.join(rows.items.where(C.RECOMMENDABLE), C.ITEM_IDX, how="left_semi")
     best = top.orderBy(F.desc(C.NUM_BUYERS), C.ITEM_IDX).limit(k).select(C.ITEM_IDX).collect()
-    listed = [F.lit(source) for source in sources if source in FALL_BACK]
+    listed = [F.lit(source) for source in sources if source == C.POPULARITY]
     users = rows.targets.where(C.COLD_USER).select(C.FOLD, C.USER_IDX).distinct()
     return users.select(
         C.FOLD,
