@@ -225,6 +225,34 @@ def test_macro_recall_equals_its_naive_version_and_its_interval_that_of_a_plain_
     assert (row[C.HIGH] - row[C.LOW]) / (2 * 1.96 * np.std(resampled)) == pytest.approx(1, abs=0.4)
 
 
+@pytest.mark.parametrize(("num_users", "least", "most"), [(1, 0.93, 1.0), (2, 0.9, 0.99)])
+def test_intervals_of_macro_recall_hold_where_categories_have_few_buyers(
+    spark: SparkSession, num_users: int, least: float, most: float
+) -> None:
+    """Each source is a trial: the users of a category hit with its own chance, and the interval holds the mean chance or not."""
+    rng, num_categories, trials = np.random.default_rng(3), 40, [f"trial{n}" for n in range(150)]
+    chances = rng.uniform(0.1, 0.9, num_categories)
+    users = [(number, category) for number, category in enumerate(np.repeat(np.arange(num_categories), num_users))]
+    targets = [(FOLD, user, 5, True, True, f"c{category}", False, False, False, False) for user, category in users]
+    hits = rng.random((len(trials), len(users))) < chances[[category for _, category in users]]
+    lists = [(FOLD, trials[trial], "touched", int(user), 5, 1, 1.0) for trial, user in np.argwhere(hits)]
+    judged = judge_categories(
+        as_lists(spark.createDataFrame(lists, CANDIDATES)),
+        spark.createDataFrame(targets, TARGETS),
+        fold=FOLD,
+        sources=trials,
+        slices=SLICES[:1],
+        ks=(10,),
+    )
+    value = F.get("values", F.lit(0))
+    found = judged.groupBy(C.MODEL).agg(F.avg(value).alias("mean"), F.stddev(value).alias("spread")).collect()
+    width = 1.96 * np.array([row["spread"] for row in found]) / np.sqrt(len(users))
+    assert (width > 0).all()
+    error = np.array([row["mean"] for row in found]) - chances.mean()
+    assert np.mean([row["mean"] for row in found]) == pytest.approx(hits.mean(), abs=1e-9)
+    assert least <= np.mean(np.abs(error) <= width) <= most
+
+
 def test_slices_part_the_targets_and_cold_users_have_popularity(spark: SparkSession, tmp_path: Path) -> None:
     candidates, targets = random_case(8)
     warm = [(*one[:8], one[2] % 3 == 0, False) for one in targets]

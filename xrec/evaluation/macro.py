@@ -8,6 +8,9 @@ that his list holds up to rank k:
 A mean over categories of means over users is no mean over users, which is what the bootstrap resamples. So a user's value is
 R + N / |C| sum over his c of (r(u, c) - R(c)) / |U_c|, with R the macro recall and N the users of the slice: the mean of the
 values is R, and their resampled mean is R to the first order (infinitesimal jackknife; Efron, Tibshirani 1993, section 21).
+
+The few users of a category lie closer to their own mean than to the one they were drawn from: with n of them the differences are
+sqrt(n / (n - 1)) times as large, as in an unbiased variance. One user alone is as far from the mean of all who are alone.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ from xrec.evaluation.slices import Slice
 
 MACRO = ("macro_recall",)
 _LISTS = [SOURCE, SLICE]
-_HITS, _RECALLS, _MEANS, _NUM_USERS_OF_CATEGORY, _NUM_CATEGORIES = (
+_HITS, _RECALLS, _MEANS, _MEANS_ALONE, _NUM_USERS_OF_CATEGORY, _NUM_CATEGORIES = (
     "hits",
     "recalls",
     "means",
+    "means_alone",
     "num_users_of_category",
     "num_categories",
 )
@@ -64,13 +68,19 @@ def judge_categories(
     )
     users = of_user.groupBy(*_LISTS).agg(F.countDistinct(C.USER_IDX).alias(C.NUM_USERS))
     of_slice = of_category.groupBy(*_LISTS).agg(
-        F.count("*").alias(_NUM_CATEGORIES), _mean(_MEANS, len(ks)).alias(VALUES)
+        F.count("*").alias(_NUM_CATEGORIES),
+        _mean(_MEANS, len(ks)).alias(VALUES),
+        _mean(F.when(F.col(_NUM_USERS_OF_CATEGORY) == 1, F.col(_MEANS)), len(ks)).alias(_MEANS_ALONE),
     )
-    influence = F.transform(
-        F.arrays_zip(_RECALLS, _MEANS), lambda pair: (pair[_RECALLS] - pair[_MEANS]) / F.col(_NUM_USERS_OF_CATEGORY)
+    num = F.col(_NUM_USERS_OF_CATEGORY)
+    center = F.when(num == 1, F.col(_MEANS_ALONE)).otherwise(F.col(_MEANS))
+    # sqrt(n / (n - 1)) / n
+    influence = F.zip_with(
+        _RECALLS, center, lambda recall, mean: (recall - mean) / F.sqrt(num * F.greatest(num - 1, F.lit(1)))
     )
     sums = (
         of_user.join(of_category, [*_LISTS, C.CATEGORY], how="inner")
+        .join(F.broadcast(of_slice.select(*_LISTS, _MEANS_ALONE)), _LISTS, how="inner")
         .select(*_LISTS, C.USER_IDX, influence.alias("influence"))
         .groupBy(*_LISTS, C.USER_IDX)
         .agg(F.array(*[F.sum(F.get("influence", F.lit(n))) for n in range(len(ks))]).alias("influence"))
@@ -82,5 +92,5 @@ def judge_categories(
     return named.select(C.FOLD, C.MODEL, C.SLICE, C.USER_IDX, VALUES)
 
 
-def _mean(arrays: str, length: int) -> Column:
+def _mean(arrays: str | Column, length: int) -> Column:
     return F.array(*[F.avg(F.get(arrays, F.lit(n))) for n in range(length)])
