@@ -39,6 +39,7 @@ def run(context: StageContext) -> Figures:
     sources = serving_sources(settings)
     proposed = in_scope(tables.read("candidates"), context.folds, settings.ranking.scope)
     place = f"{absolute(settings.storage.artifacts_root)}/shared"
+    left_out: list[str] = []
     with shared_folder(place) as folder:
         features = {}
         for fold in context.folds:
@@ -60,6 +61,7 @@ def run(context: StageContext) -> Figures:
             folder,
             k=length_of_lists(settings),
             calibrated=context.judged_folds,
+            say=left_out.append,
         )
         rows = reduce(DataFrame.unionByName, ranked.values(), nothing)
         tables.write("candidates", rows, fold=names, source=list(models))
@@ -67,6 +69,8 @@ def run(context: StageContext) -> Figures:
     if context.main_fold not in ranked:
         return {"rankers": f"none (of what was proposed in {known} nothing was bought)"}
     figures = {"rankers": ", ".join(models), "learned_from": known}
+    if left_out:
+        figures["rows_learned_from"] = "; ".join(left_out)
     if context.main_fold.skip_last is None:
         figures["probabilities"] = f"that an item is bought within {older[context.main_fold][-1].days}"
     return figures

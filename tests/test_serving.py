@@ -24,7 +24,7 @@ from xrec.generators.sources import serving_sources, sources_of
 from xrec.ranking.blend import Choice, blend
 from xrec.ranking.evidence import JudgedFold, as_served, choose_model, folds_of_evidence
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
-from xrec.ranking.rankers import RankerError, check_slots, num_workers, rank_folds
+from xrec.ranking.rankers import RankerError, check_slots, num_workers, of_some_users, rank_folds
 from xrec.ranking.serving import ServingError, contributing, evidence_of, read_model, serving_rows
 from xrec.runs.running import Run
 from xrec.runs.stages import STAGES
@@ -196,6 +196,37 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     alone = lists_of(ranked(targets))
     assert {key[1] for key in alone} == {"logistic"}
     assert all(lists[key] == items for key, items in alone.items())
+
+
+def test_rows_are_bounded_by_leaving_out_users(spark: SparkSession, tmp_path: Path) -> None:
+    """The same ones on every run and however the rows lie, each with all of his rows."""
+    rows = spark.range(6000).selectExpr("cast(id % 600 as int) user_idx", "cast(id as int) item_idx")
+
+    def drawn(of: DataFrame, seed: int) -> dict[int, int]:
+        found = of_some_users(of, max_rows=100, num_rows=6000, seed=seed).groupBy(C.USER_IDX).count().collect()
+        return {row[C.USER_IDX]: row["count"] for row in found}
+
+    users = drawn(rows, 1)
+    assert set(users.values()) == {10}
+    assert 2 <= len(users) <= 20
+    assert drawn(rows.repartition(3, C.ITEM_IDX), 1) == users != drawn(rows, 2)
+    assert of_some_users(rows, max_rows=6000, num_rows=6000, seed=1) is rows
+    folds, said = [fold(1), fold(2, "test")], []
+    features, targets = learning_world(spark, folds, 1)
+    ranked = rank_folds(
+        features,
+        spark.createDataFrame(targets, TARGETS),
+        {folds[1]: folds[:1]},
+        SOURCES,
+        settings_of(tmp_path, "ranker.models=[logistic]", "ranker.max_rows=100"),
+        SharedFolder(str(tmp_path / "shared")),
+        k=5,
+        calibrated=[],
+        say=said.append,
+    )
+    assert lists_of(ranked[folds[1]])
+    assert len(said) == 1
+    assert said[0].startswith("test-2: of users with about 100 of ")
 
 
 def test_trees_of_few_rows_tell_them_apart(spark: SparkSession, tmp_path: Path) -> None:

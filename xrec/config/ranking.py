@@ -100,6 +100,8 @@ learn the order of a user's list (listwise); empty: nothing."""
     """Steps of the logistic regression."""
     negative_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of the candidates that nobody bought that are learned from, chosen by a hash; those that were bought all are."""
+    max_rows: Count = 5_000_000
+    """Rows that a fold's rankers learn from, about and at most: of more a share of the users is taken, chosen by a hash."""
     num_workers: Count | None = None
     """Spark tasks that grow the trees, all at the same time; default: 2, or 1 where Spark has one task slot. Each draws its \
 own rows (row_share below 1), so that another number grows other trees."""

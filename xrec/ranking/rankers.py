@@ -12,7 +12,7 @@ from the select folds before it alone. The score that a candidate gets is the pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -63,6 +63,13 @@ def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share:
     return labelled.fillna(0.0, [LABEL]).where((F.col(LABEL) > 0) | drawn)
 
 
+def of_some_users(rows: DataFrame, *, max_rows: int, num_rows: int, seed: int) -> DataFrame:
+    """Training rows, of which there are ``num_rows``, to all rows of as many users as have about ``max_rows``, chosen by a hash."""
+    share = min(max_rows / max(num_rows, 1), 1.0)
+    drawn = F.pmod(F.xxhash64(F.lit(seed), F.lit("learned_from"), C.USER_IDX), F.lit(_PARTS)) < int(share * _PARTS)
+    return rows.where(drawn) if share < 1 else rows
+
+
 def rank_folds(
     features: Mapping[Fold, DataFrame],
     targets: DataFrame,
@@ -73,6 +80,7 @@ def rank_folds(
     *,
     k: int,
     calibrated: Collection[Fold],
+    say: Callable[[str], None] = print,
 ) -> dict[Fold, DataFrame]:
     """Each fold's lists by each of ``ranker.models``, of the K best: to be written while the ``folder`` lives.
 
@@ -89,6 +97,8 @@ def rank_folds(
         Rows of the table of this name.
     learned_from
         For each fold that is ranked the older folds that its rankers learn from, oldest first, as are the folds.
+    say
+        Is told of each fold in which ``ranker.max_rows`` leaves out users.
     """
     ranker, ranking = settings.ranker, settings.ranking
     by_sampling = dict.fromkeys(ranker.models, Calibration.of_sampling(ranker.negative_share))
@@ -99,6 +109,9 @@ def rank_folds(
         rows = folder.keep(
             training_rows(known, targets, scope=ranking.scope, share=ranker.negative_share, seed=settings.seed)
         )
+        if (num_rows := rows.count()) > ranker.max_rows:
+            say(f"{fold.name}: of users with about {ranker.max_rows:,} of {num_rows:,} rows (ranker.max_rows)")
+            rows = of_some_users(rows, max_rows=ranker.max_rows, num_rows=num_rows, seed=settings.seed)
         if not has_both_labels(rows):
             continue
         scored = features[fold]
