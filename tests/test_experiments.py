@@ -35,7 +35,14 @@ from xrec.experiments.effects import (
     srm_p_value,
     welch_interval,
 )
-from xrec.experiments.exposures import AccountingError, check_accounts, load_exposures, require_either, write_exposures
+from xrec.experiments.exposures import (
+    AccountingError,
+    check_accounts,
+    load_exposures,
+    read_exposures,
+    require_either,
+    write_exposures,
+)
 from xrec.experiments.outcomes import METRICS
 from xrec.experiments.report import ExperimentError, analyse, describe_results
 from xrec.ingest.privacy import pseudonym
@@ -279,6 +286,32 @@ def test_every_row_is_accounted_for_and_a_delivery_replaces_itself(spark: SparkS
         InputError, match=r"exposures.file.path: none of the 1 rows of .*shown.csv can be used: user_id_missing"
     ):
         load(spark, tmp_path, [",i1,2024-03-01 10:00:00,spring,lists,1"])
+
+
+def test_users_stay_the_platforms_and_are_persons_when_read(spark: SparkSession, tmp_path: Path) -> None:
+    """Who he is may change after the load, and so may that he is left out."""
+    sections = raw_settings(tmp_path)
+    columns = {"user_id": "who", "item_id": "what", "shown_ts": "when", "experiment": "test", "arm": "group"}
+    sections["exposures"]["columns"] = {**columns, "platform": "place"}
+    sections["platforms"] = {name: {"file": {"path": f"{name}.csv", "format": "csv"}} for name in ("web", "store")}
+    settings = Settings.model_validate(sections)
+    tables = Tables(spark, settings.storage)
+    since = datetime(2023, 1, 1, tzinfo=timezone.utc)
+    schema = "platform string, user_id string, person_id string, valid_from_ts timestamp"
+    tables.write("identities", spark.createDataFrame([("web", "17", "p7", since)], schema))
+    (tmp_path / "shown.csv").write_text(
+        f"{HEADER}\n17,i1,2024-03-01 10:00:00,spring,lists,web\n18,i1,2024-03-01 10:00:00,spring,lists,store\n"
+    )
+    assert settings.exposures is not None
+    write_exposures(tables, settings, settings.exposures, None)
+
+    def users(rows: DataFrame) -> set[tuple[str, ...]]:
+        return {tuple(row) for row in rows.collect()}
+
+    assert users(tables.read("exposures").select("platform", "user_id")) == {("web", "17"), ("store", "18")}
+    assert users(read_exposures(tables, settings).select("user_id")) == {("p7",), ("store:18",)}
+    tables.write("opt_outs", spark.createDataFrame([("web", "17")], "platform string, user_id string"))
+    assert users(read_exposures(tables, settings).where("opted_out").select("user_id")) == {("p7",)}
 
 
 def test_lost_rows_are_an_error() -> None:

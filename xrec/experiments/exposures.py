@@ -25,7 +25,7 @@ from xrec.logrules.identity import persons_opted_out, with_persons
 from xrec.storage.tables import Tables
 
 _KEY = "exposures.file"
-_REASON, _DISTINCT = "reason", "num_distinct"
+_REASON, _DISTINCT, _OWN_ID = "reason", "num_distinct", "own_id"
 _FIELDS = (C.EXPERIMENT, C.ARM, C.PLATFORM, C.USER_ID, C.ITEM_ID, C.SHOWN_TS, C.RANK)
 
 
@@ -112,9 +112,11 @@ def write_exposures(tables: Tables, settings: Settings, exposures: Exposures, ke
         The rows read are not those kept, rejected and duplicate.
     """
     rows = load_exposures(tables.spark, settings, exposures, key)
-    persons = with_signs(rows, tables, settings)
+    # The table has users by their platform's key: who they are may change, and is asked when it is read.
+    persons = with_signs(rows.withColumn(_OWN_ID, F.col(C.USER_ID)), tables, settings)
     has_left = F.when(F.col(C.OPTED_OUT), F.lit(C.OPTED_OUT))
-    ruled = persons.withColumn(_REASON, F.coalesce(_REASON, has_left)).select(*rows.columns)
+    kept_as = {C.USER_ID: F.col(_OWN_ID), _REASON: F.coalesce(_REASON, has_left)}
+    ruled = persons.withColumns(kept_as).select(*rows.columns)
     with reading(exposures.file, key=_KEY):
         num_read = count_rows(read_raw(tables.spark, exposures.file, key=_KEY), exposures.file, key=_KEY)
         groups = ruled.groupBy(_REASON).agg(F.count("*"), F.countDistinct(C.EXPOSURE_ID)).collect()

@@ -166,10 +166,10 @@ def choose_model(
             return _popularity_serves(scope, f"none (no target in {' '.join(names)})")
         of_singles = users.where(F.col(C.MODEL).isin(*able))
         evidence = _compared(of_singles, best, learning, settings, seed, names)
-        names = [one.name for one in learned if learning]
+        names = [one.name for one in learned]
         of_learned = users.where(F.col(C.FOLD).isin(*names))
         best_there, hits = _best_of(able, of_learned)
-        for baseline in dict.fromkeys((best, best_there or best)):
+        for baseline in dict.fromkeys((best, best_there or best) if learning else ()):
             of_pair = of_learned.where(F.col(C.MODEL).isin(baseline, *learning))
             for model, one in _compared(of_pair, baseline, learning, settings, seed, names).items():
                 if model in learning and (model not in evidence or one.adjusted_low < evidence[model].adjusted_low):
