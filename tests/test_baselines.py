@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -21,6 +22,7 @@ from xrec.generators.content import ContentError, content_candidates
 from xrec.generators.ease import EaseError, Size, ease_candidates, reg_of
 from xrec.generators.ease_categories import ease_category_candidates
 from xrec.generators.factors import factor_candidates
+from xrec.generators.newcomers import newcomer_candidates
 from xrec.generators.popular_in_category import popular_in_category_candidates, scores_of
 from xrec.generators.popular_in_segment import popular_in_segment_candidates
 from xrec.generators.popularity import popular_candidates
@@ -88,6 +90,10 @@ def in_segment(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranki
     return popular_in_segment_candidates(users, staged.eligible, rows, mixes, ranking, staged.folder)
 
 
+def newcomers(staged: Staged, users: DataFrame, rows: DataFrame, ranking: Ranking = RANKING) -> DataFrame:
+    return newcomer_candidates(users, staged.eligible, rows, staged.items, staged.fold, ranking, staged.folder)
+
+
 GENERATORS: dict[str, tuple[Callable[..., DataFrame], str]] = {
     "ease": (ease, "interactions"),
     "ease_categories": (ease_categories, "interactions"),
@@ -99,6 +105,7 @@ GENERATORS: dict[str, tuple[Callable[..., DataFrame], str]] = {
     "content": (content, "interactions"),
     "popular_in_category": (in_category, "interactions"),
     "popular_in_segment": (in_segment, "interactions"),
+    "newcomers": (newcomers, "training_events"),
 }
 """What makes the candidates, and the staged table that it learns from."""
 COMPUTED = ("ease", "ease_categories", "transitions", "transition_categories", "user_knn_trend", "content")
@@ -303,6 +310,55 @@ def test_popularity_in_a_segment_is_shrunk_towards_that_of_all(
         for name, members in users.items()
     }
     check_lists(candidates["popular_in_segment"], lambda user: of_segment[segment[user]], facts, 1 + max(facts["had"]))
+
+
+def naive_newcomers(staged: Staged, facts: dict[str, dict], window: timedelta) -> np.ndarray:
+    """Each item's score, as the module's text says; 0 where nobody bought it."""
+    items, since = facts["items"], staged.fold.as_of - window
+    bought: dict[tuple[int, int], datetime] = {}
+    for row in staged.training_events.where("counting").orderBy("event_ts").collect():
+        bought.setdefault((row["user_idx"], row["item_idx"]), row["event_ts"].replace(tzinfo=timezone.utc))
+    came, there = {}, {}
+    for (user, item), when in sorted(bought.items(), key=lambda pair: pair[1]):
+        came.setdefault((user, items[item]["category"]), when)
+        there.setdefault(user, when)
+    counted = {user for user, when in there.items() if when < since}
+    had_before, buyers, new = defaultdict(int), np.zeros(len(items)), np.zeros(len(items))
+    for (user, category), when in came.items():
+        had_before[category] += user in counted and when < since
+    for (user, item), when in bought.items():
+        first = came[user, items[item]["category"]]
+        buyers[item] += 1
+        new[item] += user in counted and first >= since and when <= first + timedelta(days=14)
+    assert (len(counted) < len(there)) == (window > timedelta(days=30))  # most begin soon after the log does
+    assert 0 < new.sum() < buyers.sum()
+    prior = RANKING.newcomer_prior_users
+    smoothed = new + prior * new.sum() / buyers.sum() * buyers / len(counted)
+    could_come = np.array([len(counted) - had_before[item["category"]] for _, item in sorted(items.items())])
+    return smoothed / (could_come + prior)
+
+
+@pytest.mark.parametrize(("days", "horizon"), [(None, 30), (None, 400), (175.0, 30)])
+def test_newcomers_are_counted_among_those_who_could_come(
+    staged: Staged, users: DataFrame, facts: dict[str, dict], days: float | None, horizon: int
+) -> None:
+    """By default within the horizon, but at most half of the history."""
+    judged = replace(staged, fold=replace(staged.fold, horizon=timedelta(days=horizon)))
+    ranking = RANKING.model_copy(update={"newcomer_days": days})
+    start = staged.training_events.agg({"event_ts": "min"}).first()[0].replace(tzinfo=timezone.utc)
+    window = timedelta(days=days) if days else min(judged.fold.horizon, (staged.fold.as_of - start) / 2)
+    score_I = naive_newcomers(judged, facts, window)
+    found = collect(newcomers(judged, users, staged.training_events, ranking))
+    check_lists(found, lambda _: score_I, facts, 1 + max(facts["had"]))
+
+
+def test_where_nobody_is_there_before_newcomers_are_popularity(staged: Staged, users: DataFrame) -> None:
+    whole = RANKING.model_copy(update={"newcomer_days": 10_000.0})
+    found = collect(newcomers(staged, users, staged.training_events, whole))
+    popular = collect(popular_candidates(users, staged.eligible, staged.interactions, RANKING, staged.folder))
+    assert [(row["user_idx"], row["item_idx"]) for row in found] == [
+        (row["user_idx"], row["item_idx"]) for row in popular
+    ]
 
 
 def naive_transitions(events: list[tuple[int, datetime, int]], size: int) -> Callable[[int], np.ndarray]:

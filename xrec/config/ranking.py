@@ -13,6 +13,7 @@ TREND = "_trend"
 Source = Literal[
     "popularity",
     "recent",
+    "newcomers",
     "popular_in_category",
     "popular_in_segment",
     "item_knn",
@@ -46,6 +47,7 @@ class Ranking(Frozen):
     sources: tuple[Source, ...] = (
         "popularity",
         "recent",
+        "newcomers",
         "item_knn",
         "als",
         "als_trend",
@@ -55,6 +57,11 @@ class Ranking(Frozen):
     """Sources that are blended, that the rankers learn from, and one of which may serve alone."""
     recent_days: Positive = 28.0
     """Days before as-of whose buyers the source `recent` counts; on a log without a clock (time.unit order) it means nothing."""
+    newcomer_days: Positive | None = None
+    """Days before as-of in which who comes to a category counts, for the source `newcomers`; default: the horizon, at most half \
+of the fold's history."""
+    newcomer_prior_users: Positive = 300.0
+    """Users whom the popularity among all users counts as, for the source `newcomers`."""
     segment_prior_users: Positive = 100.0
     """Users of a segment that the popularity among all users counts as, for the source `popular_in_segment`."""
     fusion_constant: Positive = 20.0

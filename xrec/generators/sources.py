@@ -23,6 +23,7 @@ from xrec.generators import (
     ease,
     ease_categories,
     item_knn,
+    newcomers,
     popular_in_category,
     popular_in_segment,
     popularity,
@@ -167,6 +168,13 @@ def _recent(given: Given) -> DataFrame:
     return popularity.recent_candidates(given.users, given.eligible, interactions, given.fold, ranking, given.folder)
 
 
+def _newcomers(given: Given) -> DataFrame:
+    training_events, items, ranking = given.read("training_events"), given.tables.read("items"), given.settings.ranking
+    return newcomers.newcomer_candidates(
+        given.users, given.eligible, training_events, items, given.fold, ranking, given.folder
+    )
+
+
 def _popular_in_category(given: Given) -> DataFrame:
     interactions, ranking = given.read("interactions"), given.settings.ranking
     return popular_in_category.popular_in_category_candidates(
@@ -272,6 +280,7 @@ def _factors(given: Given) -> DataFrame:
 GENERATORS: Mapping[str, Callable[[Given], DataFrame]] = {
     popularity.SOURCE: _popularity,
     popularity.RECENT: _recent,
+    newcomers.SOURCE: _newcomers,
     popular_in_category.SOURCE: _popular_in_category,
     popular_in_segment.SOURCE: _popular_in_segment,
     item_knn.SOURCE: _item_knn,
