@@ -55,13 +55,13 @@ def target(one: Fold, user: int, item: int) -> tuple[Any, ...]:
 def test_features_equal_a_naive_version(spark: SparkSession) -> None:
     one, drawn = fold(3), random.Random(5)
     price = {item: drawn.choice([None, 1.0, 2.5]) for item in range(NUM_ITEMS)}
-    had = {(user, item) for user in range(9) for item in drawn.sample(range(NUM_ITEMS), 5)}
+    had = {(user, item) for user in range(9) for item in drawn.sample(range(NUM_ITEMS), 3 + user % 3)}
     age = {pair: drawn.randrange(1, 60) for pair in had}
     interactions = [
         (one.name, u, i, 1.0, 2, one.as_of - timedelta(days=age[u, i]), i % 7 > 0, 2.0, price[i] and 2 * price[i], 0)
         for u, i in sorted(had)
     ]
-    mixes = [(one.name, u, f"c{c}", 1.0 + c, c > 0, True, False) for u in range(9) for c in range(3)]
+    mixes = [(one.name, u, f"c{c}", 1.0 + c, c > u % 2, True, False) for u in range(9) for c in range(3)]
     items = [(f"i{i}", i, f"c{i % 4}") for i in range(NUM_ITEMS)]
     lists = {(s, u): drawn.sample(range(NUM_ITEMS), 6) for s in SOURCES for u in range(9) if (s, u) != ("als", 8)}
     score = {(s, u, i): 10.0 - n * (u + 1) for (s, u), found in lists.items() for n, i in enumerate(found)}
@@ -84,6 +84,8 @@ def test_features_equal_a_naive_version(spark: SparkSession) -> None:
         (u, i): sum(1 / (20 + lists[s, u].index(i) + 1) for s in SOURCES if i in lists.get((s, u), []))
         for _, u, i in score
     }
+    counting = [(u, i) for u, i in had if i % 7 > 0]
+    num_recent = sum(age[pair] <= 28 for pair in counting)
     for row in found.itertuples():
         user, item = row.user_idx, row.item_idx
         buyers = [u for u, i in had if i == item and item % 7 > 0]
@@ -101,13 +103,14 @@ def test_features_equal_a_naive_version(spark: SparkSession) -> None:
             "votes": votes[user, item],
             "category_votes": sum(v for (u, i), v in votes.items() if u == user and i % 4 == item % 4),
             "category_share": (1 + item % 4) / 6 if item % 4 < 3 else np.nan,
-            "category_popularity": 0.0 if item % 4 in (1, 2) else np.nan,
-            "item_popularity": np.log(len(buyers) / 9) if buyers else np.nan,
-            "item_recent": np.log((len(recent) + 1) / 9) if buyers else np.nan,
-            "item_trend": len(recent) / len(buyers) if buyers else np.nan,
+            "category_popularity": np.log({1: 5, 2: 9}.get(item % 4, 0.5) / 14),
+            "item_popularity": np.log((len(buyers) or 0.5) / len(counting)),
+            "item_recent": np.log((len(recent) + 1) / num_recent),
+            "item_trend": len(recent) / (len(buyers) or 1) / (num_recent / len(counting)),
+            "item_share": np.log((len(buyers) or 0.5) / len({u for u, i in counting if i % 4 == item % 4})),
             "item_price": np.log(price[item]) if buyers and price[item] else np.nan,
-            "user_items": np.log(5),
-            "user_categories": 2,
+            "user_items": np.log(len(own) / (len(had) / 9)),
+            "user_categories": (2 - user % 2) / (14 / 9),
             "user_price": np.log(paid / units) if paid else np.nan,
             "user_days_away": min(age[u, i] for u, i in had if u == user),
         }

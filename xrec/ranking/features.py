@@ -1,6 +1,7 @@
 """What a learned ranker knows of a candidate: how the sources rank it, the item, the user, the category; all of it before as-of.
 
-A feature that has no value (a source that does not propose the item, an item without a price) is null.
+A feature that has no value (a source that does not propose the item, an item without a price) is null. Counts are told by their
+share of the fold's: rankers learn from older folds, whose histories are shorter.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from xrec.evaluation.folds import Fold
 from xrec.lists import ranked_rows
 
 _SECONDS_A_DAY = 86_400.0
-_BEST, _WORST, _SHARE = "best_score", "worst_score", "share"
+_BEST, _WORST, _SHARE, _NUM_RECENT = "best_score", "worst_score", "share", "num_recent"
 _A_USER = [C.FOLD, C.SCOPE, C.USER_IDX]
-OF_ITEM = ("item_popularity", "item_recent", "item_trend", "item_price")
+_LEAST_COUNT = 0.5
+"""What a share is made of where nobody is counted: its logarithm is asked for."""
+OF_ITEM = ("item_popularity", "item_recent", "item_trend", "item_share", "item_price")
 OF_USER = ("user_items", "user_categories", "user_price", "user_days_away")
 OF_PAIR = ("num_sources", "votes", "category_votes", "category_share", "category_popularity", "price_ratio")
 
@@ -59,19 +62,17 @@ def share_of(source: str) -> str:
 def feature_rows(candidates: DataFrame, facts: FoldFacts, sources: Sequence[str], ranking: Ranking) -> DataFrame:
     """A fold's lists to one row a (``fold``, ``scope``, ``user_idx``, ``item_idx``) with :func:`feature_names` as floats."""
     wide = _wide(candidates.where(F.col(C.SOURCE).isin(*sources)), sources, ranking.fusion_constant)
-    num_users = facts.interactions.select(C.USER_IDX).distinct().count()
-    of_item = _item_features(facts, num_users, ranking)
-    of_user = _user_features(facts)
-    mix = facts.user_categories
-    of_category = (
-        mix.where(C.TOUCHED).groupBy(C.CATEGORY).agg(_log(F.count("*") / num_users).alias("category_popularity"))
-    )
+    mix, of_user = facts.user_categories, _user_features(facts)
+    touched = mix.where(C.TOUCHED)
+    of_category = touched.groupBy(C.CATEGORY).agg(F.count("*").alias(C.NUM_USERS))
     share = (F.col(C.WEIGHT) / F.sum(C.WEIGHT).over(Window.partitionBy(C.USER_IDX))).alias("category_share")
     rows = (
-        wide.join(of_item, C.ITEM_IDX, how="left")
+        wide.join(_item_features(facts, ranking), C.ITEM_IDX, how="left")
         .join(of_user, C.USER_IDX, how="left")
         .join(mix.select(C.USER_IDX, C.CATEGORY, share), [C.USER_IDX, C.CATEGORY], how="left")
         .join(of_category, C.CATEGORY, how="left")
+        # Its users among all pairs of a user and a category that he touched.
+        .withColumn("category_popularity", _log_share(F.col(C.NUM_USERS), touched.count()))
         .withColumn("category_votes", F.sum("votes").over(Window.partitionBy(*_A_USER, C.CATEGORY)))
         .withColumn("price_ratio", F.col("item_price") - F.col("user_price"))
     )
@@ -97,30 +98,65 @@ def _wide(candidates: DataFrame, sources: Sequence[str], constant: float) -> Dat
     )
 
 
-def _item_features(facts: FoldFacts, num_users: int, ranking: Ranking) -> DataFrame:
+def _item_features(facts: FoldFacts, ranking: Ranking) -> DataFrame:
     since = facts.fold.as_of - timedelta(days=ranking.recent_days)
-    recent = F.count_if(F.col(C.LAST_TS) >= F.lit(since))
-    had = facts.interactions.where(C.COUNTING).groupBy(C.ITEM_IDX)
-    found = had.agg(
-        _log(F.count("*") / num_users).alias("item_popularity"),
-        _log((recent + 1) / num_users).alias("item_recent"),
-        (recent / F.count("*")).alias("item_trend"),
+    is_recent = F.col(C.LAST_TS) >= F.lit(since)
+    items, had = facts.items.select(C.ITEM_IDX, C.CATEGORY), facts.interactions.where(C.COUNTING)
+    num_pairs, num_recent = had.count(), had.where(is_recent).count()
+    found = had.groupBy(C.ITEM_IDX).agg(
+        F.count("*").alias(C.NUM_BUYERS),
+        F.count_if(is_recent).alias(_NUM_RECENT),
         _log(F.sum(C.SPEND) / F.sum(C.UNITS)).alias("item_price"),
     )
-    return facts.items.select(C.ITEM_IDX, C.CATEGORY).join(found, C.ITEM_IDX, how="left")
+    buyers_of_category = (
+        had.join(items, C.ITEM_IDX, how="inner").groupBy(C.CATEGORY).agg(F.countDistinct(C.USER_IDX).alias(C.NUM_USERS))
+    )
+    counted = (
+        items.join(found, C.ITEM_IDX, how="left")
+        .join(buyers_of_category, C.CATEGORY, how="left")
+        .fillna(0, [C.NUM_BUYERS, _NUM_RECENT])
+        .fillna(1, [C.NUM_USERS])
+    )
+    buyers, recent = F.col(C.NUM_BUYERS), F.col(_NUM_RECENT)
+    return counted.select(
+        C.ITEM_IDX,
+        C.CATEGORY,
+        # Its buyers among all pairs of a user and an item that he had, and the same of the last days.
+        _log_share(buyers, num_pairs).alias("item_popularity"),
+        _log_share(recent + 1, num_recent).alias("item_recent"),
+        # How much of its buyers are recent, over how much of all pairs are.
+        (recent / F.greatest(buyers, F.lit(1)) * num_pairs / max(num_recent, 1)).alias("item_trend"),
+        # Its buyers among those of its category.
+        _log_share(buyers, F.col(C.NUM_USERS)).alias("item_share"),
+        "item_price",
+    )
 
 
 def _user_features(facts: FoldFacts) -> DataFrame:
     last = (F.lit(facts.fold.as_of).cast("double") - F.max(C.LAST_TS).cast("double")) / _SECONDS_A_DAY
     had = facts.interactions.groupBy(C.USER_IDX).agg(
-        _log(F.count("*")).alias("user_items"),
+        F.count("*").alias("user_items"),
         last.alias("user_days_away"),
         _log(F.sum(C.SPEND) / F.sum(C.UNITS)).alias("user_price"),
     )
     touched = facts.user_categories.groupBy(C.USER_IDX).agg(F.count_if(C.TOUCHED).alias("user_categories"))
-    return had.join(touched, C.USER_IDX, how="left")
+    # Both over what the fold's users have in the mean.
+    mean_items = had.select(F.avg("user_items")).scalar()
+    mean_categories = touched.select(F.avg("user_categories")).scalar()
+    return had.join(touched, C.USER_IDX, how="left").withColumns(
+        {
+            "user_items": _log(F.col("user_items") / mean_items),
+            "user_categories": F.try_divide(F.col("user_categories"), mean_categories),
+        }
+    )
 
 
 def _log(value: Column) -> Column:
     """The logarithm, null where it has none."""
     return F.when(value > 0, F.ln(value))
+
+
+def _log_share(count: Column, whole: Column | int) -> Column:
+    """The logarithm of a count's share of a whole; of no count, that of half a one."""
+    whole = whole if isinstance(whole, Column) else F.lit(max(whole, 1))
+    return F.ln(F.greatest(count, F.lit(_LEAST_COUNT)) / whole)
