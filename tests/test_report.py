@@ -22,6 +22,7 @@ from xrec import columns as C
 from xrec.config import load_settings
 from xrec.reporting.drawing import canvas, to_svg
 from xrec.reporting.facts import Cleaning, Count, Customer, Facts, Flow, Flows, Share, Training
+from xrec.reporting.figures import draw_flows
 from xrec.reporting.gather import gather
 from xrec.reporting.page import render
 from xrec.reporting.words import UNSURE, difference, headline, verdict
@@ -286,6 +287,16 @@ def test_a_slice_that_nobody_hits_is_a_sentence_and_no_figure() -> None:
     assert 'id="models-touched-cold-items"' not in page
     assert 'id="models-touched"' in page
     assert sentence not in render(facts)
+
+
+def test_what_lists_that_serve_will_sell_is_not_said_to_be_nothing() -> None:
+    flows = make_facts().flows
+    assert flows is not None
+    biggest = draw_flows(replace(flows, has_targets=False))[1]
+    assert biggest.head == ("main category", "category", "shown")
+    assert all(len(row) == 3 for row in biggest.rows)
+    assert "bought" not in biggest.caption
+    assert draw_flows(flows)[1].head[-2:] == ("targets", "hits")
 
 
 def test_where_nobody_has_a_target_that_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import Storage
 from xrec.schemas import TABLES, ContractError
+from xrec.sequence.loader import BLOCK_ROWS
 from xrec.storage.tables import MissingTableError, Tables, read_table_version, rows_from
 
 pytestmark = [pytest.mark.spark, pytest.mark.delta]
@@ -249,3 +251,25 @@ def test_old_files_go_also_where_the_platform_hides_the_spark_context(monkeypatc
     monkeypatch.setattr(tables, "_delta_table", {"events": table}.__getitem__)
     tables.vacuum("events")
     table.vacuum.assert_called_once_with()
+
+
+def test_files_of_windows_have_so_many_rows_and_the_same_ones_in_every_write(
+    spark: SparkSession, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first write makes the table, the second replaces its fold; a training holds a file's rows at once."""
+    assert TABLES["sequences"].rows_a_file == BLOCK_ROWS
+    monkeypatch.setitem(TABLES, "sequences", dataclasses.replace(TABLES["sequences"], rows_a_file=5))
+    tables = Tables(spark, storage)
+    row = ("f", "train", 0, 1, [1], [1.0], [1], [0], [0], 1.0)
+    rows = [(*row[:3], user, *row[3:]) for user in range(12)]
+    written = []
+    for seed in (1, 2):
+        windows = spark.createDataFrame(rows, TABLES["sequences"].columns).repartition(4).orderBy(F.rand(seed))
+        tables.write("sequences", windows, fold="f")
+        found = tables.read("sequences").select("user_idx", F.input_file_name()).collect()
+        files: dict[str, set[int]] = {}
+        for user, file in found:
+            files.setdefault(file, set()).add(user)
+        written.append(sorted(map(sorted, files.values())))
+    assert written[0] == written[1] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    assert spark.conf.get("spark.sql.files.maxRecordsPerFile") == "0"

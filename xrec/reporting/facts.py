@@ -78,6 +78,8 @@ class Flows:
     """By main category: all that its users were shown."""
     biggest: Sequence[Flow]
     """The pairs that were shown most, of all."""
+    has_targets: bool = True
+    """Whether it is known what was bought; of lists that serve it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,7 +182,8 @@ def _draw_biggest(flows: Flows) -> Figure:
         ("shown", [flow.num_shown for flow in flows.biggest], SERIES[0], ""),
         ("targets", [flow.num_targets for flow in flows.biggest], SERIES[1], "////"),
         ("hits", [flow.num_hits for flow in flows.biggest], SERIES[2], "...."),
-    )
+    )[: None if flows.has_targets else 1]
+    bought = ", that were bought in the horizon (targets), and both (hits)" if flows.has_targets else ""
     with canvas(WHOLE, 0.9 + 0.5 * len(names)) as (figure, (axes,)):
         for number, (label, values, color, hatch) in enumerate(kinds):
             at = [place + 0.27 * (number - 1) for place in range(len(names))]
@@ -195,13 +196,13 @@ def _draw_biggest(flows: Flows) -> Figure:
     return Figure(
         name="flows",
         title=title,
-        caption="Pairs (customer, item) that were shown, that were bought in the horizon (targets), and both (hits).",
+        caption=f"Pairs (customer, item) that were shown{bought}.",
         svg=svg,
         inches=WHOLE,
-        head=("main category", "category", "shown", "targets", "hits"),
+        head=("main category", "category", *[label for label, *_ in kinds]),
         rows=[
-            (f.main_category, f.category, f"{f.num_shown:,}", f"{f.num_targets:,}", f"{f.num_hits:,}")
-            for f in flows.biggest
+            (flow.main_category, flow.category, *[f"{values[place]:,}" for _, values, *_ in kinds])
+            for place, flow in enumerate(flows.biggest)
         ],
     )
 

@@ -241,6 +241,7 @@ def _flows(tables: Tables, settings: Settings, fold: Fold, run_id: str, model: s
         categories=categories,
         num_shown=mains,
         biggest=flows(of_cells=False),
+        has_targets=fold.has_targets,
     )
 
 

@@ -24,6 +24,8 @@ _ITEMS_A_CUSTOMER = 5
 _HEADLINE = "ndcg"
 _OTHERS = ("hr", "recall", "precision", "coverage")
 _ROW_FIGURES = ("rows_read", "rows_clean", "rows_quarantined", "rows_duplicate")
+_AMONG = {"new": "among all that a user never had", "all": "among all items"}
+"""Scopes that leave out no category."""
 
 
 def print_plan(console: Console, tables: Tables, chosen: Sequence[StageInfo], settings: Settings) -> None:
@@ -88,7 +90,9 @@ def print_models(console: Console, context: StageContext, run_id: str) -> None:
     for scope in sorted({row[C.SLICE] for row in metrics} & set(SCOPES), reverse=True):
         rows = [row for row in metrics if row[C.SLICE] == scope]
         users = max((row[C.NUM_USERS] for row in rows if row[C.METRIC] == _HEADLINE), default=0)
-        grid = Grid(title=f"outside {scope} categories, fold {rows[0][C.FOLD]}: {users:,} users with targets")
+        grid = Grid(
+            title=f"{_AMONG.get(scope, f'outside {scope} categories')}, fold {rows[0][C.FOLD]}: {users:,} users with targets"
+        )
         for title in (
             "model",
             f"{_HEADLINE}@{k} [interval]",

@@ -30,6 +30,8 @@ class Table:
     """A write replaces exactly the rows that share its values of these columns; empty: the whole table."""
     lists: tuple[str, ...] = ()
     """Columns that hold a list: arrays of one length, the first without a value that comes twice, none of them null."""
+    rows_a_file: int | None = None
+    """Rows that a file holds at most, the same ones in every write of the same rows; None: as many as come."""
     change_feed: bool = False
     """Whether Delta tells which rows came and went between two versions."""
 

@@ -131,6 +131,7 @@ LEARNING = (
         ),
         key=(C.FOLD, C.USER_IDX, C.WINDOW),
         partitions=(C.FOLD, C.SPLIT, C.SHARD),
+        rows_a_file=65_536,  # a training reads a file whole
         owned_by=(C.FOLD,),
         made_by="export_sequences",
     ),

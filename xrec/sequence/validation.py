@@ -18,6 +18,8 @@ from xrec.sequence.states import states_of
 from xrec.sequence.vocabulary import Vocabulary
 
 _CUT = 10
+_AT_ONCE = 64
+"""Targets that are compared with the whole vocabulary together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,10 @@ def _sums(
     is_chosen_P = order_N[asked.states_P] >= 0
     of_state_T = torch.from_numpy(order_N[asked.states_P][is_chosen_P]).to(device)
     targets_T = torch.from_numpy(asked.tokens_P[is_chosen_P]).to(device)
-    ranks_T = (logits_BV[of_state_T] > logits_BV[of_state_T, targets_T][:, None]).sum(dim=1).double() + 1
+    wanted_T = logits_BV[of_state_T, targets_T][:, None]
+    # A row of the vocabulary's length a target: a few at a time, whatever their number.
+    pairs = zip(torch.split(of_state_T, _AT_ONCE), torch.split(wanted_T, _AT_ONCE), strict=True)
+    ranks_T = torch.cat([(logits_BV[some] > wanted).sum(dim=1) for some, wanted in pairs]).double() + 1
     is_hit_T = ranks_T <= _CUT
     gains_T = is_hit_T / torch.log2(ranks_T + 1)
     num_targets_B = torch.bincount(of_state_T, minlength=len(rows_B))

@@ -26,6 +26,7 @@ from xrec.schemas import TABLES, ContractError, Table, check_rows, check_types
 
 _LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+_ROWS_A_FILE = "spark.sql.files.maxRecordsPerFile"
 _LISTING_TASKS = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 _MAINTENANCE = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES")
 _RECENT = 50
@@ -174,7 +175,7 @@ class Tables:
             if not owned:
                 self._check_unchanged(name)
             self.spark.conf.unset(_LAST_COMMIT)
-            with self._noting(note):
+            with self._having(_USER_METADATA, note), self._having(_ROWS_A_FILE, table.rows_a_file):
                 self._commit(checked, table, predicate)
         finally:
             if not kept:
@@ -221,7 +222,7 @@ class Tables:
                 merger = merger.whenMatchedDelete(f"c.{_GONE}")
                 columns: dict[str, str | Column] = {column: f"c.{column}" for column in table.schema.names}
                 merger = merger.whenMatchedUpdate(set=columns).whenNotMatchedInsert(values=columns)
-                with self._noting(note):
+                with self._having(_USER_METADATA, note):
                     merger.execute()
             changes.unpersist()
         finally:
@@ -242,14 +243,12 @@ class Tables:
 
     def vacuum(self, name: str) -> None:
         """Remove the files that no version needs which is younger than the retention that the table was made with."""
-        parallelism = self.spark.conf.get(_LISTING_TASKS)
+        tasks = None
         # Else it lists each table's folders in ten thousand tasks. Platforms that hide the Spark context list in their own way.
         with suppress(PySparkException):
-            self.spark.conf.set(_LISTING_TASKS, str(self.spark.sparkContext.defaultParallelism))
-        try:
+            tasks = self.spark.sparkContext.defaultParallelism
+        with self._having(_LISTING_TASKS, tasks):
             self._delta_table(name).vacuum()
-        finally:
-            self.spark.conf.set(_LISTING_TASKS, str(parallelism))
 
     def changed_keys(self, name: str, keys: Sequence[str], *, since: int) -> DataFrame | None:
         """The keys of rows that came or went after a version until the one that is read; None where nobody can tell any more.
@@ -273,8 +272,8 @@ class Tables:
         return found
 
     def _commit(self, rows: DataFrame, table: Table, predicate: str) -> None:
-        if C.SHARD in table.partitions:
-            rows = rows.repartition(*table.partitions)
+        if table.rows_a_file is not None:
+            rows = rows.repartition(*table.partitions).sortWithinPartitions(*table.partitions, *table.key)
         if not self.exists(table.name):
             self._create(rows, table)
             return
@@ -345,16 +344,20 @@ class Tables:
         writer.createOrReplace()
 
     @contextmanager
-    def _noting(self, note: str | None) -> Iterator[None]:
-        """Put the note into the commits within; a merge takes it from the session alone."""
-        if note is None:
+    def _having(self, key: str, value: str | int | None) -> Iterator[None]:
+        """Give the session a setting for the commits within, which have no option for it; None: leave it."""
+        if value is None:
             yield
             return
-        self.spark.conf.set(_USER_METADATA, note)
+        before = self.spark.conf.get(key, None)
+        self.spark.conf.set(key, value)
         try:
             yield
         finally:
-            self.spark.conf.unset(_USER_METADATA)
+            if before is None:
+                self.spark.conf.unset(key)
+            else:
+                self.spark.conf.set(key, before)
 
     def _delta_table(self, name: str) -> DeltaTable:
         if self.storage.catalog:
