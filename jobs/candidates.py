@@ -7,8 +7,6 @@ from xrec.generators.sources import candidates_of, describe_candidates, sources_
 from xrec.ranking.filters import describe_filters, eligible_of_folds
 from xrec.runs.filters import filters_of
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute
-from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
@@ -17,10 +15,9 @@ def run(context: StageContext) -> Figures:
     items, filters = tables.read("items"), filters_of(context)
     eligible = eligible_of_folds(items, context.folds, filters)
     sources = sources_of(settings)
-    place = f"{absolute(settings.storage.artifacts_root)}/shared"
     scopes = {fold: context.scopes_of(fold) for fold in context.folds}
     proposing = users_of_folds(tables, eligible, scopes, settings.feedback, filters)
-    with proposing as users, shared_folder(place) as folder:
+    with proposing as users, context.shared_folder() as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)
             tables.write("candidates", rows, fold=[fold.name for fold in users], source=source)

@@ -17,15 +17,13 @@ from xrec.ranking.lists import lists_and_earlier
 from xrec.ranking.serving import evidence_of
 from xrec.runs.looks import record_look
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute
-from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
     """Write ``metrics``, ``reliability``, ``category_flow``: in a backtest not of select folds, which have picked settings."""
     tables, settings, fold, run_id = context.tables, context.settings, context.main_fold, context.run_id
     folds = [rows_of(context, fold) for fold in context.judged_folds]
-    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared") as folder:
+    with context.shared_folder() as folder:
         metrics = judge(folds, settings.evaluation, folder, seed=settings.seed)
         lists, earlier = lists_and_earlier(tables, fold) if tables.exists("staged_recommendations") else (None, None)
         if lists is not None and earlier is not None:

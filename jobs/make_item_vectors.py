@@ -14,8 +14,7 @@ from xrec import columns as C
 from xrec.generators import text_svd, word2vec
 from xrec.ingest import item_vectors
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute
-from xrec.storage.shared import SharedFolder, shared_folder
+from xrec.storage.shared import SharedFolder
 
 
 def run(context: StageContext) -> Figures:
@@ -23,7 +22,7 @@ def run(context: StageContext) -> Figures:
     tables, model, folds = context.tables, context.settings.sequence.item_vectors, [fold.name for fold in context.folds]
     if model not in (word2vec.MODEL, text_svd.MODEL, item_vectors.MODEL):
         return {"vectors": f"none: sequence.item_vectors is {model or 'null'}"}
-    with shared_folder(f"{absolute(context.settings.storage.artifacts_root)}/shared") as folder:
+    with context.shared_folder() as folder:
         vectors = [
             rows.select(
                 F.lit(fold).alias(C.FOLD), F.lit(model).alias(C.MODEL), F.lit("item").alias(C.KIND), C.IDX, C.VECTOR

@@ -9,8 +9,6 @@ from pyspark.sql import DataFrame
 
 from xrec.generators.als import MODEL, describe_vectors, train_als
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute
-from xrec.storage.shared import shared_folder
 
 
 def run(context: StageContext) -> Figures:
@@ -18,7 +16,7 @@ def run(context: StageContext) -> Figures:
     tables, settings, folds = context.tables, context.settings, context.folds
     training_events = tables.read("training_events")
     feedback = tables.read("feedback") if settings.feedback.is_on else None
-    with shared_folder(f"{absolute(settings.storage.artifacts_root)}/shared") as folder:
+    with context.shared_folder() as folder:
         vectors = [
             train_als(training_events, fold, settings.als, settings.seed, checkpoints=folder.path, feedback=feedback)
             for fold in folds

@@ -17,8 +17,6 @@ from xrec.ranking.features import FoldFacts, feature_rows
 from xrec.ranking.lists import in_scope
 from xrec.ranking.rankers import check_slots, rank_folds
 from xrec.runs.stage import Figures, StageContext, main
-from xrec.storage.files import absolute
-from xrec.storage.shared import shared_folder
 from xrec.storage.tables import rows_from
 
 
@@ -38,9 +36,8 @@ def run(context: StageContext) -> Figures:
     check_slots(context.spark, settings.ranker)
     sources = serving_sources(settings)
     proposed = in_scope(tables.read("candidates"), context.folds, settings.ranking.scope)
-    place = f"{absolute(settings.storage.artifacts_root)}/shared"
     left_out: list[str] = []
-    with shared_folder(place) as folder:
+    with context.shared_folder() as folder:
         features = {}
         for fold in context.folds:
             facts = FoldFacts(

@@ -131,7 +131,8 @@ run_beside_parent(["sh", "-c", "sleep 987 & wait"], {"PATH": "/usr/bin:/bin"})
 def test_a_training_ends_with_the_process_that_started_its_run() -> None:
     """A process that waits for a training with one below it, and is left alone by its own parent, which was killed."""
     command = [sys.executable, "-c", START, sys.executable, "-c", WAIT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as starter:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env={**os.environ, "PYSPARK_GATEWAY_PORT": "1"}, **pipes) as starter:
         assert starter.stdout is not None
         waiting = psutil.Process(int(starter.stdout.readline()))
         deadline = time.monotonic() + 60

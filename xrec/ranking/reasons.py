@@ -22,8 +22,7 @@ _FOLLOWING_SOURCES = (
     *("transitions", "transition_categories"),
 )
 _CONTENT_SOURCE = "content"
-_NEWCOMERS_SOURCE = "newcomers"
-_POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category")
+_POPULARITY_SOURCES = (C.POPULARITY, "popular_in_category", "newcomers")
 
 
 def with_reasons(
@@ -83,9 +82,6 @@ def _why(recent_days: float) -> Column:
     follows = F.concat(F.lit("A likely next choice after a history like yours"), above_all, F.lit("."))
     by_source = F.when((F.col(C.SOURCE) == C.RECENT) & (F.col(_NUM_RECENT) > 1), lately)
     by_source = by_source.when(F.col(C.SOURCE).isin(*_POPULARITY_SOURCES, C.RECENT), popular)
-    by_source = by_source.when(
-        F.col(C.SOURCE) == _NEWCOMERS_SOURCE, F.lit("Often chosen by customers who began there lately.")
-    )
     by_source = by_source.when(
         F.col(C.SOURCE) == _CONTENT_SOURCE, F.lit("Its description is like what you chose before.")
     )

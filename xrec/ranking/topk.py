@@ -305,9 +305,8 @@ def _matrix(lists: Any, idx: Array, key: str, dim: int | None = None) -> Array:
 def _norms(vectors_ND: Array, idx_N: Array, key: str) -> Array:
     """Lengths of the vectors in float64; raises :class:`VectorError` where one is not finite."""
     norms_N = np.empty(len(vectors_ND))
-    for start in range(
-        0, len(vectors_ND), _NORMS_AT_ONCE
-    ):  # a float64 copy of them all would be twice as large as they are
+    # A float64 copy of them all would be twice as large as they are.
+    for start in range(0, len(vectors_ND), _NORMS_AT_ONCE):
         part = slice(start, start + _NORMS_AT_ONCE)
         norms_N[part] = np.sqrt(np.square(vectors_ND[part], dtype=np.float64).sum(axis=1))
     wrong = np.flatnonzero(~np.isfinite(norms_N))

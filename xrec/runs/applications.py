@@ -32,6 +32,8 @@ _PASSED_ON = (
 )
 """How the names of Spark's settings begin that an application of this run has as well: where it runs and what it may read."""
 _ITS_OWN = ("spark.executor.id", "spark.yarn.app.")
+_SUBMITTED = "PYSPARK_GATEWAY_PORT"
+"""Environment variable of a process that the JVM of spark-submit started."""
 _POLL_SECONDS = 1.0
 _END_SECONDS = 20.0
 """Seconds that an application has to stop by itself."""
@@ -79,18 +81,18 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
 def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command to its end and give its exit code; it and all that it started end early where this process is interrupted.
 
-    So they do where the process that started this one, the JVM of spark-submit, is gone: nobody would hear of them, and the same
-    command would start them a second time.
+    So they do where spark-submit started this process and its JVM is gone: nobody would hear of them, and the same command would
+    start them a second time.
 
     Raises
     ------
     StageFailedError
         The JVM is gone.
     """
-    parent = os.getppid()
+    parent, is_submitted = os.getppid(), _SUBMITTED in os.environ
     child = psutil.Popen(command, env=environment)
     try:
-        while os.getppid() == parent:
+        while not is_submitted or os.getppid() == parent:
             with contextlib.suppress(psutil.TimeoutExpired):
                 return int(child.wait(_POLL_SECONDS))
     finally:

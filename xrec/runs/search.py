@@ -21,8 +21,6 @@ from xrec.generators.sources import candidates_of, users_of_folds
 from xrec.ranking.filters import eligible_of_folds
 from xrec.runs.filters import filters_of
 from xrec.runs.stage import StageContext
-from xrec.storage.files import absolute
-from xrec.storage.shared import shared_folder
 from xrec.storage.tables import rows_from
 
 SPACE: dict[str, Sequence[float]] = {
@@ -100,9 +98,9 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 def _try(context: StageContext, als: Als) -> Trial:
     tables, settings, folds = context.tables, context.settings, context.folds
     names, scope, k = [fold.name for fold in folds], settings.ranking.scope, settings.evaluation.ks[0]
-    training_events, shared = tables.read("training_events"), f"{absolute(settings.storage.artifacts_root)}/shared"
+    training_events = tables.read("training_events")
     feedback = tables.read("feedback") if settings.feedback.is_on else None
-    with shared_folder(shared) as folder:
+    with context.shared_folder() as folder:
         vectors = [
             train_als(training_events, fold, als, settings.seed, checkpoints=folder.path, feedback=feedback)
             for fold in folds
@@ -112,7 +110,7 @@ def _try(context: StageContext, als: Als) -> Trial:
     eligible = eligible_of_folds(tables.read("items"), folds, filters)
     with (
         users_of_folds(tables, eligible, dict.fromkeys(folds, (scope,)), settings.feedback, filters) as users,
-        shared_folder(shared) as folder,
+        context.shared_folder() as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)
         tables.write("candidates", rows, fold=names, source=MODEL)

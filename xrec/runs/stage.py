@@ -10,7 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -32,6 +32,8 @@ from xrec.runs.progress import StageProgress, build_console
 from xrec.runs.stages import STAGE_NAMES
 from xrec.runs.tracking import FAILED, track
 from xrec.session import build_session
+from xrec.storage.files import absolute
+from xrec.storage.shared import SharedFolder, shared_folder
 from xrec.storage.tables import Tables
 
 _FULL_DISK = "No space left on device"
@@ -83,6 +85,10 @@ class StageContext:
             most = counted.agg(F.max("count")).first()
             longest = None if most is None else most[0]
         return plan_folds(self.settings.folds, first, last, longest=longest)
+
+    def shared_folder(self) -> AbstractContextManager[SharedFolder]:
+        """A folder for rows that a stage shares with its tasks, within the context."""
+        return shared_folder(f"{absolute(self.settings.storage.artifacts_root)}/shared")
 
     @property
     def main_fold(self) -> Fold:
