@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pipelines import read_lists, read_table, run_pipeline
+from pipelines import only, read_lists, read_table, run_pipeline
 
 from xrec.evaluation.intervals import poisson_weights
 
@@ -54,8 +54,7 @@ def main() -> None:
         shutil.copytree(folder / "base", root)
         stages = dict.fromkeys(stage for model in arguments.models for stage in STAGES[model])
         sources = f"[popularity,{','.join(arguments.models)}]"
-        only = [part for stage in [*stages, "candidates"] for part in ("--only", stage)]
-        _run(root, {"balance.alpha": alpha, "ranking.sources": sources}, *only)
+        _run(root, {"balance.alpha": alpha, "ranking.sources": sources}, *only([*stages, "candidates"]))
         lists, targets, num_items = _judged(root)
         for model in arguments.models:
             found = _figures(lists[lists["source"] == model], targets)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deltalake
+import numpy as np
 import pandas as pd
 import pyarrow.dataset
 
@@ -23,6 +24,11 @@ def run_pipeline(settings: Mapping[str, object], *stages: str, configs: Sequence
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def only(stages: Sequence[str]) -> list[str]:
+    """The options that choose some stages, for :func:`run_pipeline`."""
+    return [part for stage in stages for part in ("--only", stage)]
 
 
 def make_environment(folder: Path, packages: Sequence[str]) -> Path:
@@ -47,3 +53,15 @@ def read_table(root: Path, name: str) -> pd.DataFrame:
     """All rows of a table's newest version."""
     files = deltalake.DeltaTable(str(root / name)).file_uris()
     return pyarrow.dataset.dataset(files, partitioning="hive").to_table().to_pandas()
+
+
+def ndcg_of_users(lists: pd.DataFrame, targets: pd.DataFrame, k: int) -> pd.DataFrame:
+    """``ndcg``, one row a (model, user with targets), of the lists' first k items; 0 where a model has no list for him."""
+    ideal = np.cumsum(1 / np.log2(np.arange(1, k + 1) + 1))
+    num_targets = targets.groupby("user_idx").size()
+    best = pd.Series(ideal[np.minimum(num_targets, k) - 1], num_targets.index)
+    hits = lists.merge(targets[["user_idx", "item_idx"]], on=["user_idx", "item_idx"])
+    gains = (1 / np.log2(hits["rank"] + 1)).groupby([hits["source"], hits["user_idx"]]).sum()
+    every = pd.MultiIndex.from_product([sorted(lists["source"].unique()), best.index], names=["model", "user_idx"])
+    values = gains.reindex(every, fill_value=0.0) / best.reindex(every.get_level_values("user_idx")).to_numpy()
+    return values.rename("ndcg").reset_index()

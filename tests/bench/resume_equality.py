@@ -62,7 +62,7 @@ def main() -> None:
         moments, kills, said = random.Random(arguments.seed), 0, Path(temporary) / "said"
         command += ["--set", "sequence.checkpoint_seconds=1"]
         while kills < arguments.kills:
-            if not run_and_kill(command, said, moments.uniform(0.3, 0.7) * seconds, WHOM[kills % len(WHOM)]):
+            if not run_and_kill(command, said, moments.uniform(0.2, 0.4) * seconds, WHOM[kills % len(WHOM)]):
                 break
             kills += 1
         else:

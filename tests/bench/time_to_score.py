@@ -167,7 +167,7 @@ def judge(spec: TrainingSpec, root: Path) -> float:
     fold = f"fold == '{spec.export.fold}'"
     targets = read_table(root, "targets").query(f"{fold} and is_new and not cold_user")
     target_of = dict(zip(targets["user_idx"], targets["item_idx"], strict=True))
-    had_of = read_table(root, "interactions").query(fold).groupby("user_idx")["item_idx"].agg(np.array)
+    had_of = read_table(root, "interactions").query(fold).groupby("user_idx")["item_idx"].apply(np.array)
     column_of = {item: column for column, item in enumerate(items["idx"])}
     items_IE: npt.NDArray[Any] = np.stack(items["vector"].to_list())
     gain = 0.0

@@ -38,7 +38,7 @@ may choose settings."""
 judged (test, select) one horizon before that."""
     horizon: Duration = timedelta(days=61)
     """Time after as_of that judges the lists, as ISO 8601 duration (P61D, PT45M)."""
-    num_select: Annotated[int, Field(ge=0, le=12)] = 3
+    num_select: Annotated[int, Field(ge=0, le=12)] = 4
     """Older folds, one horizon apart, that teach the rankers, choose the blend's weights and what serves; what learns is \
 judged from the second of them on. Those that have a history of less than half a horizon are left out; where not even two \
 are left (one, where one is asked for), all are of equal, shorter horizons, of a twentieth of `horizon` at least."""
