@@ -1,13 +1,14 @@
 """RecTools' SASRec until a score, for time_to_score.py: runs in an environment of its own, which has no xrec.
 
-python time_to_score_rectools.py '{"log": "log.csv.gz", "seed": 0, "score": 0.045, "epochs": 20, "threads": 2, "model": {}}'
+python time_to_score_rectools.py '{"log": "log.csv.gz", "seed": 0, "score": 0.045, "most_seconds": 600, "threads": 2, "model": {}}'
 
 Trains epoch by epoch on all but each user's last two items, judges the last but one after each, and prints the seconds of the
-epochs until the score; "model" are arguments of SASRecModel.
+epochs until the score, or, once these are more than "most_seconds", that it gave up; "model" are arguments of SASRecModel.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -40,10 +41,10 @@ class Clock(Callback):
         SECONDS[-1] += time.perf_counter()
 
 
-def make_trainer(epochs: int) -> Trainer:
-    """RecTools' own trainer, quiet, with the clock."""
+def make_trainer() -> Trainer:
+    """RecTools' own trainer of one epoch, quiet, with the clock."""
     return Trainer(
-        max_epochs=epochs,
+        max_epochs=1,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -71,15 +72,17 @@ def main() -> None:
     model = SASRecModel(
         **told["model"],
         get_trainer_func=make_trainer,
-        get_trainer_func_kwargs={"epochs": told["epochs"]},
         recommend_torch_device="cpu",
     )
-    for epoch in range(1, told["epochs"] + 1):
+    for epoch in itertools.count(1):
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
         ndcg = judge(model, dataset, targets)
         print(f"epoch {epoch}: {SECONDS[-1]:.1f} s, NDCG@{K} of all users {ndcg:.4f}", flush=True)
         if ndcg >= told["score"]:
             print(f"reached: {sum(SECONDS):.2f}", flush=True)
+            return
+        if sum(SECONDS) > told["most_seconds"]:
+            print(f"gave up: {sum(SECONDS):.2f}", flush=True)
             return
 
 
