@@ -66,13 +66,13 @@ def test_select_folds_are_older_and_the_main_fold_is_last(
 
 @pytest.mark.parametrize("purpose", ["test", "serve"])
 def test_a_short_log_has_shorter_select_folds(purpose: str) -> None:
-    """By default, of logs that begin and end at odd times: three of them, as long as the log allows; the judged one never moves."""
+    """By default, of logs that begin and end at odd times: four of them, as long as the log allows; the judged one never moves."""
     start, month = START + timedelta(hours=7), timedelta(days=30.5)
     for num_days in range(50, 401):
         end = start + timedelta(days=num_days, hours=5)
         history = num_days - (61 if purpose == "test" else 0)
         if history < 0:
-            with pytest.raises(SettingsError, match=f"set folds.horizon=P{num_days * 2 // 9}D"):
+            with pytest.raises(SettingsError, match=f"set folds.horizon=P{num_days * 2 // 11}D"):
                 plan_folds(Folds(purpose=purpose), start, end)
             continue
         *selects, main = plan_folds(Folds(purpose=purpose), start, end)
@@ -81,9 +81,9 @@ def test_a_short_log_has_shorter_select_folds(purpose: str) -> None:
             assert [main.as_of - one.as_of for one in selects[::-1]] == [
                 n * 2 * month for n in range(1, len(selects) + 1)
             ]
-            assert len(selects) == (3 if history >= 3.5 * 61 else 2)
+            assert len(selects) == (4 if history >= 4.5 * 61 else 3 if history >= 3.5 * 61 else 2)
         else:
-            assert len(selects) == (3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0)
+            assert len(selects) == (4 if history > 13 else 3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0)
             assert all(len(one.name) == len("select-2024-01-01") for one in selects), "they begin at midnight"
         for older, newer in pairwise([*selects, main]):
             assert older.as_of + older.horizon <= newer.as_of
@@ -139,7 +139,7 @@ def test_a_time_zone_of_as_of_is_converted() -> None:
         (
             {"horizon": timedelta(days=900)},
             f"folds.as_of: found latest with horizon 900 days, 0:00:00, which leaves no history: the clean log runs from "
-            f"{START} to {END}; set folds.horizon=P81D, or where the log has no clock (log.time.unit: order) folds.kind=last_out",
+            f"{START} to {END}; set folds.horizon=P66D, or where the log has no clock (log.time.unit: order) folds.kind=last_out",
         ),
         (
             {"as_of": "2025-02-01"},
@@ -180,7 +180,7 @@ def test_last_out_folds_without_any_history_are_left_out() -> None:
         assert [fold.name for fold in plan_folds(folds, START, END, longest=longest)] == names
     serving = plan_folds(folds.model_copy(update={"purpose": "serve"}), START, END, longest=3)
     assert [fold.name for fold in serving] == ["select-last2", "select-last1", "serve-last0"]
-    with pytest.raises(SettingsError, match=r"found 3 folds .* nobody has an event before those that they hide"):
+    with pytest.raises(SettingsError, match=r"found 4 folds .* nobody has an event before those that they hide"):
         plan_folds(folds.model_copy(update={"purpose": "select"}), START, END, longest=2)
 
 
