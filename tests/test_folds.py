@@ -83,7 +83,9 @@ def test_a_short_log_has_shorter_select_folds(purpose: str) -> None:
             ]
             assert len(selects) == (4 if history >= 4.5 * 61 else 3 if history >= 3.5 * 61 else 2)
         else:
-            assert len(selects) == (4 if history > 13 else 3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0)
+            assert len(selects) == (
+                4 if history > 13 else 3 if history > 10 else 2 if history > 7 else 1 if history > 4 else 0
+            )
             assert all(len(one.name) == len("select-2024-01-01") for one in selects), "they begin at midnight"
         for older, newer in pairwise([*selects, main]):
             assert older.as_of + older.horizon <= newer.as_of
