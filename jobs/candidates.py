@@ -1,5 +1,7 @@
 """candidates: every source's exact top K of every user, in each scope; what is excluded, seen or filtered is masked first.
 
+In older folds, by which models only learn and are chosen, of those users who have targets there.
+
 ./spark-submit.sh jobs/candidates.py --set ranking.candidates_per_source=200
 """
 
@@ -16,7 +18,9 @@ def run(context: StageContext) -> Figures:
     eligible = eligible_of_folds(items, context.folds, filters)
     sources = sources_of(settings)
     scopes = {fold: context.scopes_of(fold) for fold in context.folds}
-    proposing = users_of_folds(tables, eligible, scopes, settings.feedback, filters)
+    proposing = users_of_folds(
+        tables, eligible, scopes, settings.feedback, filters, with_targets=context.folds_of_targets
+    )
     with proposing as users, context.shared_folder() as folder:
         for source in sources:
             rows = candidates_of(source, tables, users, eligible, settings, folder)

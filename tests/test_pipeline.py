@@ -120,6 +120,21 @@ def test_every_user_with_a_history_has_a_list(done: Done, lists: pd.DataFrame) -
     assert not missing
 
 
+def test_in_older_folds_users_with_targets_have_lists(done: Done) -> None:
+    """But in the newest of them, on whose lists probabilities are fitted, all users do."""
+    lists, targets = (read_table(done.root, name) for name in ("candidates", "targets"))
+    judged = targets[targets["cross_touched"] & ~targets["cold_user"]].groupby("fold")["user_idx"].agg(set)
+    histories = read_table(done.root, "interactions").groupby("fold")["user_idx"].agg(set)
+    proposed = lists[lists["source"] == "popularity"].groupby("fold")["user_idx"].agg(set)
+    *older, newest = sorted(fold for fold in histories.index if fold.startswith("select"))
+    assert older
+    for fold in older:
+        assert proposed[fold] == judged[fold], fold
+        assert judged[fold] < histories[fold], "the world has users without targets"
+    for fold in (newest, "test-2024-07-01"):
+        assert proposed[fold] == histories[fold], fold
+
+
 def test_every_row_says_why_and_from_what(lists: pd.DataFrame) -> None:
     for column in ("reason", "source", "fold", "model_version", "versions"):
         assert lists[column].str.len().gt(0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,12 @@ def test_a_source_without_lists_in_an_older_fold_does_not_serve_alone(spark: Spa
     found = choose(hitting(spark, hits, 90), ())
     assert (found.model, [one.model for one in found.evidence]) == ("popularity", ["popularity"])
     assert choose(hitting(spark, hits[::2], 90), ()).model == "als"
+    # A fold in which nobody has a target has no lists at all, and is against no source.
+    nobody = replace(
+        hitting(spark, hits[:1], 1)[0], fold=fold(9), candidates=as_lists(spark.createDataFrame([], CANDIDATES))
+    )
+    found = choose([*hitting(spark, hits[::2], 90), replace(nobody, targets=spark.createDataFrame([], TARGETS))], ())
+    assert found.model == "als"
 
 
 def test_a_source_is_judged_by_what_it_would_serve(spark: SparkSession) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import or_
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
@@ -14,6 +15,7 @@ from pyspark.sql import functions as F
 from xrec import columns as C
 from xrec.config import TREND, Feedback, Settings
 from xrec.evaluation.folds import Fold
+from xrec.evaluation.slices import scope_slice
 from xrec.features.feedback import resting_pairs
 from xrec.features.item_content import offered_then
 from xrec.features.sequence_files import MODELS
@@ -67,17 +69,25 @@ def users_of_folds(
     scopes: Mapping[Fold, Sequence[str]],
     feedback: Feedback,
     filters: ListFilters | None = None,
+    *,
+    with_targets: Collection[Fold] = (),
 ) -> Iterator[dict[Fold, DataFrame]]:
     """Each fold's users with what they must not get (:func:`users_of`), kept on disk within the context: every source asks.
 
     They lie by user, in as many partitions as the session shuffles to: a source brings its vectors or profiles to them.
-    ``eligible`` has each fold's items that may be recommended, ``scopes`` the scopes that it has lists in.
+    ``eligible`` has each fold's items that may be recommended, ``scopes`` the scopes that it has lists in. In the folds
+    ``with_targets`` those are left out who have no target that lists of these scopes may hold.
     """
     users = {}
     for fold, items in eligible.items():
         asked = filters if filters is not None and filters.apply_to(fold) else None
+        not_proposed = _not_proposed(tables, fold, feedback)
+        if fold in with_targets:
+            judges = reduce(or_, [scope_slice(scope).holds for scope in scopes[fold]])
+            judged = tables.read("targets", fold=fold.name).where(judges).select(C.USER_IDX).distinct()
+            not_proposed = not_proposed.join(judged, C.USER_IDX, how="left_semi")
         users[fold] = users_of(
-            _not_proposed(tables, fold, feedback),
+            not_proposed,
             tables.read("user_categories", fold=fold.name),
             items,
             scopes[fold],

@@ -157,7 +157,9 @@ def choose_model(
     names = [one.fold.name for one in folds]
     lists = reduce(DataFrame.unionByName, [one.candidates.select(C.FOLD, C.SOURCE) for one in folds])
     found = lists.groupBy(C.SOURCE).agg(F.countDistinct(C.FOLD).alias(C.FOLD)).collect()
-    everywhere = {row[C.SOURCE] for row in found if row[C.FOLD] == len(folds)}
+    # In a fold without a target nobody may have a list.
+    most = max((row[C.FOLD] for row in found), default=0)
+    everywhere = {row[C.SOURCE] for row in found if row[C.FOLD] == most}
     able = [model for model in singles if model == C.POPULARITY or model in everywhere]
     users = _judged(folds, [*able, *learning], scope).persist(StorageLevel.DISK_ONLY)
     try:

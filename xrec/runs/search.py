@@ -108,8 +108,9 @@ def _try(context: StageContext, als: Als) -> Trial:
         tables.write("vectors", reduce(DataFrame.unionByName, vectors), fold=names, model=MODEL)
     filters = filters_of(context)
     eligible = eligible_of_folds(tables.read("items"), folds, filters)
+    scopes = dict.fromkeys(folds, (scope,))
     with (
-        users_of_folds(tables, eligible, dict.fromkeys(folds, (scope,)), settings.feedback, filters) as users,
+        users_of_folds(tables, eligible, scopes, settings.feedback, filters, with_targets=folds) as users,
         context.shared_folder() as folder,
     ):
         rows = candidates_of(MODEL, tables, users, eligible, settings, folder)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from xrec import columns as C
 from xrec.config import Settings, SettingsError, add_arguments, as_arguments, load_settings
-from xrec.evaluation.folds import Fold, plan_folds
+from xrec.evaluation.folds import Fold, plan_folds, select_folds_before
 from xrec.experiments.exposures import read_exposures
 from xrec.logrules.identity import persons_opted_out
 from xrec.runs.ledger import StageRun, record
@@ -109,6 +109,16 @@ class StageContext:
     def judged_folds(self) -> list[Fold]:
         """The folds whose lists are judged: those of the purpose that the settings name."""
         return [fold for fold in self.folds if fold.purpose == self.settings.folds.purpose]
+
+    @property
+    def folds_of_targets(self) -> list[Fold]:
+        """The folds in which users with targets alone have lists: those by which models only learn and are chosen.
+
+        All users have lists in what is judged, and in the newest fold before it: probabilities are fitted on those.
+        """
+        older = [select_folds_before(fold, self.folds) for fold in self.judged_folds]
+        of_all = {*self.judged_folds, *(known[-1] for known in older if known)}
+        return [fold for fold in self.folds if fold not in of_all]
 
     def scopes_of(self, fold: Fold) -> tuple[str, ...]:
         """The scopes that a fold has lists in: that which serves, and where it is judged the others beside it."""

@@ -112,7 +112,7 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         name="candidates",
         does="exact top K of every source",
-        reads=("vectors", "items", "user_categories", "interactions", "training_events"),
+        reads=("vectors", "items", "user_categories", "interactions", "training_events", "targets"),
         writes=("candidates",),
         obeys_filters=True,
     ),
