@@ -2,8 +2,8 @@
 
 Every source, the blend and the rankers have lists in the select folds; those of the models that learn were made by what still
 older select folds taught them. A source is judged by what it would serve, its lists completed by popularity: its NDCG@10 on the
-users with targets is pooled over all select folds, and the best of those that have lists in all of them is the best single
-source. What learns is judged in the folds in which all that learn have lists. It serves only if the lower bound of its
+users with targets is pooled over all select folds, and the best of those that have lists in all that have any is the best
+single source. What learns is judged in the folds in which all that learn have lists. It serves only if the lower bound of its
 difference is above 0, to the best single source and to the source that is best in these folds, in an interval that holds for
 all that learn at once; the best of these does, else the best single source. One window alone misleads too easily: a season
 that ends would choose what just worked.
