@@ -25,7 +25,7 @@ from xrec.generators.sources import serving_sources, sources_of
 from xrec.ranking.blend import Choice, blend
 from xrec.ranking.evidence import JudgedFold, as_served, choose_model, folds_of_evidence
 from xrec.ranking.features import FoldFacts, feature_names, feature_rows
-from xrec.ranking.rankers import RankerError, check_slots, num_workers, of_some_users, rank_folds
+from xrec.ranking.rankers import RankerError, check_slots, num_workers, of_some_users, rank_folds, weight_of
 from xrec.ranking.serving import ServingError, contributing, evidence_of, read_model, serving_rows
 from xrec.runs.running import Run
 from xrec.runs.stages import STAGES
@@ -200,6 +200,37 @@ def test_rankers_learn_what_is_bought_from_older_folds_alone(spark: SparkSession
     alone = lists_of(ranked(targets))
     assert {key[1] for key in alone} == {"logistic"}
     assert all(lists[key] == items for key, items in alone.items())
+
+
+@pytest.mark.parametrize("model", ["logistic", "trees"])
+def test_an_older_fold_counts_less_by_fold_decay(spark: SparkSession, tmp_path: Path, model: str) -> None:
+    """Two of three folds, the older ones, teach the contrary of what holds later: who counts all alike learns that."""
+    folds = [fold(1), fold(2), fold(3), fold(4, "test")]
+    rows = spark.createDataFrame([(one.name,) for one in folds[:3]], "fold string")
+    found = {row[0]: row[1] for row in rows.select(C.FOLD, weight_of(folds[:3], 0.5)).collect()}
+    assert found == {folds[0].name: 0.25, folds[1].name: 0.5, folds[2].name: 1.0}
+    features, targets = learning_world(spark, folds, 0)
+    for one in folds[:2]:
+        turned = (-F.col("score_als")).cast("float")
+        features[one] = features[one].withColumn("score_als", turned)
+    bought = {(user, item) for name, user, item, *_ in targets if name == folds[3].name}
+
+    def hits(decay: float) -> float:
+        ranked = rank_folds(
+            features,
+            spark.createDataFrame(targets, TARGETS),
+            {folds[3]: folds[:3]},
+            SOURCES,
+            settings_of(tmp_path, f"ranker.models=[{model}]", f"ranker.fold_decay={decay}"),
+            SharedFolder(str(tmp_path / "shared")),
+            k=5,
+            calibrated=[],
+        )
+        return float(np.mean([(key[2], items[0]) in bought for key, items in lists_of(ranked[folds[3]]).items()]))
+
+    chance = len(bought) / (NUM_USERS * 10)
+    assert hits(0.05) > 2 * chance
+    assert hits(1.0) < chance
 
 
 def test_rows_are_bounded_by_leaving_out_users(spark: SparkSession, tmp_path: Path) -> None:

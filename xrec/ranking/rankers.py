@@ -2,11 +2,14 @@
 
 - logistic: a regression on the votes 1 / (c + rank) of the sources and the other features, what is missing counted as 0
 - trees: gradient-boosted trees (Chen, Guestrin 2016), which know missing from small
-- listwise: trees that learn the order of each user's candidates, by what a swap of two changes his NDCG (LambdaMART, Burges 2010)
+- listwise: trees that learn the order of each user's candidates, by what a swap of two changes his NDCG (LambdaMART, Burges 2010);
+  all lists count alike, as XGBoost on Spark weighs rows and not lists
 - ensemble: the mean of the log-odds of logistic and trees
 
 A row is a candidate of a user with a target; its label is whether he bought it within the horizon. A ranker of a fold learns
-from the select folds before it alone. The score that a candidate gets is the probability of its :mod:`xrec.ranking.calibration`.
+from the select folds before it alone, most from the newest (``ranker.fold_decay``): the older a fold, the shorter its history, and
+the less the sources that need a long one tell there. The score that a candidate gets is the probability of its
+:mod:`xrec.ranking.calibration`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from xrec.storage.shared import SharedFolder
 LOGISTIC, TREES, LISTWISE, ENSEMBLE = "logistic", "trees", "listwise", "ensemble"
 _LEARNED = (LOGISTIC, TREES, LISTWISE)
 """What is learned; the ensemble is made of it."""
-_VECTOR, _PROBABILITY, _LIST = "features", "probability", "list"
+_VECTOR, _PROBABILITY, _LIST, _WEIGHT = "features", "probability", "list", "weight"
 _KEY = [C.FOLD, C.SCOPE, C.USER_IDX, C.ITEM_IDX]
 _PARTS = 1 << 20
 _PAIRS_A_ROW = 8
@@ -61,6 +64,12 @@ def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share:
     )
     drawn = F.pmod(F.xxhash64(F.lit(seed), *_KEY), F.lit(_PARTS)) < int(share * _PARTS)
     return labelled.fillna(0.0, [LABEL]).where((F.col(LABEL) > 0) | drawn)
+
+
+def weight_of(older: Sequence[Fold], decay: float) -> Column:
+    """What a training row counts: 1 in the newest of the folds, which come oldest first, ``decay`` of the next newer in the others."""
+    place = F.array_position(F.array(*(F.lit(fold.name) for fold in older)), F.col(C.FOLD))
+    return F.pow(F.lit(decay), F.lit(len(older)) - place)
 
 
 def of_some_users(rows: DataFrame, *, max_rows: int, num_rows: int, seed: int) -> DataFrame:
@@ -106,9 +115,8 @@ def rank_folds(
     ranked: dict[Fold, DataFrame] = {}
     for fold, older in learned_from.items():
         known = reduce(DataFrame.unionByName, [features[one] for one in older])
-        rows = folder.keep(
-            training_rows(known, targets, scope=ranking.scope, share=ranker.negative_share, seed=settings.seed)
-        )
+        labelled = training_rows(known, targets, scope=ranking.scope, share=ranker.negative_share, seed=settings.seed)
+        rows = folder.keep(labelled.withColumn(_WEIGHT, weight_of(older, ranker.fold_decay)))
         if (num_rows := rows.count()) > ranker.max_rows:
             say(f"{fold.name}: of users with about {ranker.max_rows:,} of {num_rows:,} rows (ranker.max_rows)")
             rows = of_some_users(rows, max_rows=ranker.max_rows, num_rows=num_rows, seed=settings.seed)
@@ -156,6 +164,7 @@ def _learn_logistic(
     regression = LogisticRegression(
         featuresCol=_VECTOR,
         labelCol=LABEL,
+        weightCol=_WEIGHT,
         probabilityCol=_PROBABILITY,
         regParam=ranker.reg_param,
         maxIter=ranker.max_iter,
@@ -186,12 +195,12 @@ def _learn_trees(
     """The feature rows with the log-odds of boosted trees on training rows."""
     from xgboost.spark import SparkXGBClassifier  # noqa: PLC0415 - it takes a second, and only trees need it
 
-    # A row weighs p (1 - p), and few are bought: together the rows weigh about as much as there are of these.
-    bought = rows.agg(F.sum(LABEL)).first()
+    # A row adds p (1 - p) times what it counts, and few are bought: together the rows add about what these count.
+    bought = rows.agg(F.sum(F.col(LABEL) * F.col(_WEIGHT))).first()
     assert bought is not None
     least = min(ranker.min_child_weight, ranker.row_share * bought[0] / _LEAVES)
     growth = _growth(rows, sources, ranker, seed) | {"min_child_weight": least}
-    trees = SparkXGBClassifier(probability_col=_PROBABILITY, **growth)
+    trees = SparkXGBClassifier(probability_col=_PROBABILITY, weight_col=_WEIGHT, **growth)
     scored: DataFrame = trees.fit(_spread(rows, ranker)).transform(features)
     return scored.select(*features.columns, _log_odds().alias(TREES))
 
