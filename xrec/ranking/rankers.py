@@ -67,7 +67,7 @@ def training_rows(features: DataFrame, targets: DataFrame, *, scope: str, share:
 
 
 def weight_of(older: Sequence[Fold], decay: float) -> Column:
-    """What a training row counts: 1 in the newest of the folds, which come oldest first, ``decay`` of the next newer in the others."""
+    """What a training row counts: 1 in the newest of the folds (oldest first), in each other ``decay`` of the next newer one."""
     place = F.array_position(F.array(*(F.lit(fold.name) for fold in older)), F.col(C.FOLD))
     return F.pow(F.lit(decay), F.lit(len(older)) - place)
 
