@@ -128,8 +128,9 @@ run_beside_parent(["sh", "-c", "sleep 987 & wait"], {"PATH": "/usr/bin:/bin"})
 """
 
 
-def test_a_training_ends_with_the_process_that_started_its_run() -> None:
-    """A process that waits for a training with one below it, and is left alone by its own parent, which was killed."""
+@pytest.mark.parametrize("killed", ["the JVM", "the run"])
+def test_a_training_ends_with_the_process_that_started_its_run(killed: str) -> None:
+    """A process that waits for a training with one below it, and is left alone by its own parent, or is killed itself."""
     command = [sys.executable, "-c", START, sys.executable, "-c", WAIT]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env={**os.environ, "PYSPARK_GATEWAY_PORT": "1"}, **pipes) as starter:
@@ -140,8 +141,9 @@ def test_a_training_ends_with_the_process_that_started_its_run() -> None:
             time.sleep(0.1)
         try:
             assert [one.name() for one in family] == ["sh", "sleep"]
-            starter.kill()
-            _, alive = psutil.wait_procs([*family, waiting], timeout=15)
+            victim, ending = (starter, [*family, waiting]) if killed == "the JVM" else (waiting, [family[0]])
+            victim.kill()
+            _, alive = psutil.wait_procs(ending, timeout=15)
             assert not alive
         finally:
             for one in [*family, waiting]:

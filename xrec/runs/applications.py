@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,8 +83,8 @@ def run_as_application(stage: StageInfo, context: StageContext, title: str, cons
 def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command to its end and give its exit code; it and all that it started end early where this process is interrupted.
 
-    So they do where spark-submit started this process and its JVM is gone: nobody would hear of them, and the same command would
-    start them a second time.
+    So they do where spark-submit started this process and its JVM is gone, and on Linux where this process is killed: nobody would
+    hear of them, and the same command would start them a second time.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) ->
         The JVM is gone.
     """
     parent, is_submitted = os.getppid(), _SUBMITTED in os.environ
-    child = psutil.Popen(command, env=environment)
+    child = psutil.Popen(command, env=environment, preexec_fn=_end_with_parent)
     try:
         while not is_submitted or os.getppid() == parent:
             with contextlib.suppress(psutil.TimeoutExpired):
@@ -101,6 +103,16 @@ def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) ->
         f"process {parent}, the JVM of this run, is gone (killed, out of memory?): what it waited for was ended as well; the same "
         "command goes on from the last checkpoint"
     )
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In a new process: ask Linux to send it SIGTERM when its parent is gone, whatever it runs then (prctl(2))."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(child: psutil.Popen) -> None:
