@@ -11,7 +11,7 @@ fold alone. Popularity and ALS, whose vectors the default is given, stand beside
 - cold_recall: of the targets whose item nobody had before the fold, the share that is in the lists, which are as long as the
   candidates'; 0 for what knows items by their buyers alone
 - among_cold: of the same targets the share among the user's ten best of all items that nobody had and that he may be shown,
-  against the share that ten such items drawn at random would hold; 0 for what has no vectors of them
+  against the share that ten such items drawn at random would hold; not of what has no vectors of them
 - seconds: of the export and the training of the variant's models, Spark's and Horovod's start included
 
 With --data the tables and what was judged are kept there, and what is there already is not made again.
@@ -155,7 +155,8 @@ def print_figures(rows: pd.DataFrame, model: str, variant: str, control: pd.Data
     report("cold_recall", mine["cold_hits"].sum() / max(num_cold, 1), "share", None, num_cold, **of)
     if model in MODELS:
         found, drawn = (float(mine[name].sum()) / max(num_cold, 1) for name in ("among_cold", "at_random"))
-        report("among_cold", found, "share", f"{drawn:.2g} at random", num_cold, **of)
+        if drawn:
+            report("among_cold", found, "share", f"{drawn:.2g} at random", num_cold, **of)
         report("seconds", float(mine["seconds"].iloc[0]), "s", None, 1, **of)
 
 
