@@ -10,8 +10,8 @@ fold alone. Popularity and ALS, whose vectors the default is given, stand beside
   interval of a paired bootstrap over users
 - cold_recall: of the targets whose item nobody had before the fold, the share that is in the lists, which are as long as the
   candidates'; 0 for what knows items by their buyers alone
-- among_cold: of the same targets the share among the user's ten best of all items that nobody had and that he may be shown,
-  against the share that ten such items drawn at random would hold; not of what has no vectors of them
+- auc_among_cold: how many of the other items that nobody had, and that the user may be shown, such a target is scored above, in the
+  mean of his targets and then of users; by chance one half. Lists of everything hold too few of these items to show it
 - seconds: of the export and the training of the variant's models, Spark's and Horovod's start included
 
 With --data the tables and what was judged are kept there, and what is there already is not made again.
@@ -111,33 +111,35 @@ def judge(root: Path) -> pd.DataFrame:
     rows["num_cold"] = cold.groupby("user_idx").size().reindex(rows["user_idx"], fill_value=0).to_numpy()
     every = pd.MultiIndex.from_frame(rows[["model", "user_idx"]])
     rows["cold_hits"] = hits.reindex(every, fill_value=0).to_numpy()
-    among = pd.concat([among_cold(root, model, cold, known) for model in MODELS])
-    return rows.merge(among, on=["model", "user_idx"], how="left").fillna({"among_cold": 0.0, "at_random": 0.0})
+    among = pd.concat([auc_among_cold(root, model, cold, known) for model in MODELS])
+    return rows.merge(among.rename("auc"), left_on=["model", "user_idx"], right_index=True, how="left")
 
 
-def among_cold(root: Path, model: str, targets: pd.DataFrame, known: NDArray[np.int32]) -> pd.DataFrame:
-    """Of each user with cold targets: how many are his ten best of all cold items outside his touched categories, or at random."""
+def auc_among_cold(root: Path, model: str, targets: pd.DataFrame, known: NDArray[np.int32]) -> pd.Series:
+    """By (model, user with cold targets): the mean share of cold items outside his touched categories that score below them."""
     vectors = read_table(root, "vectors").query("fold == @FOLD and model == @model")
     items = vectors.query("kind == 'item' and idx not in @known")
     users = vectors.query("kind == 'user' and idx in @targets.user_idx").set_index("idx")["vector"]
-    if items.empty or users.empty:
-        return pd.DataFrame(columns=["model", "user_idx", "among_cold", "at_random"])
-    category = read_table(root, "items").set_index("item_idx")["category"].reindex(items["idx"]).to_numpy()
-    touched = (
-        read_table(root, "user_categories").query("fold == @FOLD and touched").groupby("user_idx")["category"].agg(set)
-    )
-    vectors_ID, wanted, rows = (
-        np.stack(items["vector"].to_numpy()),
-        targets.groupby("user_idx")["item_idx"].agg(list),
-        [],
-    )
-    for user, vector_D in users.items():
-        allowed = ~np.isin(category, list(touched.get(user, ())))
-        score_I = np.where(allowed, vectors_ID @ vector_D, -np.inf)
-        best = items["idx"].to_numpy()[np.argpartition(-score_I, K)[:K]]
-        num = len(wanted[user])
-        rows.append((model, user, np.isin(wanted[user], best).sum(), num * K / allowed.sum()))
-    return pd.DataFrame(rows, columns=["model", "user_idx", "among_cold", "at_random"])
+    found: dict[tuple[str, int], float] = {}
+    if len(items) and len(users):
+        category = read_table(root, "items").set_index("item_idx")["category"].reindex(items["idx"]).to_numpy()
+        had = (
+            read_table(root, "user_categories")
+            .query("fold == @FOLD and touched")
+            .groupby("user_idx")["category"]
+            .agg(set)
+        )
+        vectors_ID, wanted = np.stack(items["vector"].to_numpy()), targets.groupby("user_idx")["item_idx"].agg(list)
+        for user, vector_D in users.items():
+            allowed = ~np.isin(category, list(had.get(user, ())))
+            ordered, score_I = np.sort((vectors_ID @ vector_D)[allowed]), vectors_ID @ vector_D
+            mine = score_I[np.isin(items["idx"], wanted[user])]
+            below, above = (
+                np.searchsorted(ordered, mine, "left"),
+                len(ordered) - np.searchsorted(ordered, mine, "right"),
+            )
+            found[model, user] = float(np.mean((1 + (below - above) / (len(ordered) - 1)) / 2))
+    return pd.Series(found, pd.MultiIndex.from_tuples(list(found), names=["model", "user_idx"]), dtype=float)
 
 
 def print_figures(rows: pd.DataFrame, model: str, variant: str, control: pd.DataFrame | None) -> None:
@@ -154,9 +156,9 @@ def print_figures(rows: pd.DataFrame, model: str, variant: str, control: pd.Data
     num_cold = int(mine["num_cold"].sum())
     report("cold_recall", mine["cold_hits"].sum() / max(num_cold, 1), "share", None, num_cold, **of)
     if model in MODELS:
-        found, drawn = (float(mine[name].sum()) / max(num_cold, 1) for name in ("among_cold", "at_random"))
-        if drawn:
-            report("among_cold", found, "share", f"{drawn:.2g} at random", num_cold, **of)
+        of_cold = mine["auc"].dropna()
+        if len(of_cold):
+            report("auc_among_cold", of_cold.mean(), "share", "0.5 by chance", len(of_cold), **of)
         report("seconds", float(mine["seconds"].iloc[0]), "s", None, 1, **of)
 
 
