@@ -87,9 +87,9 @@ class Ranker(Frozen):
     models: tuple[Literal["logistic", "trees", "listwise", "ensemble"], ...] = ("logistic", "trees", "ensemble")
     """What is learned: a logistic regression, boosted trees, both together (ensemble: the mean of their log-odds), trees that \
 learn the order of a user's list (listwise); empty: nothing."""
-    fold_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """What an older fold's rows count against those of the next newer one: 0.5 half of them, a quarter of the one after; 1: all \
-alike. Trees that learn an order (listwise) count all alike."""
+    fold_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What an older fold's rows count against those of the next newer one: 1 all alike, 0.5 half of them, a quarter of the one \
+after. Trees that learn an order (listwise) count all alike."""
     num_trees: Count = 200
     """Boosting rounds."""
     max_depth: Count = 3

@@ -7,9 +7,8 @@
 - ensemble: the mean of the log-odds of logistic and trees
 
 A row is a candidate of a user with a target; its label is whether he bought it within the horizon. A ranker of a fold learns
-from the select folds before it alone, most from the newest (``ranker.fold_decay``): the older a fold, the shorter its history, and
-the less the sources that need a long one tell there. The score that a candidate gets is the probability of its
-:mod:`xrec.ranking.calibration`.
+from the select folds before it alone, from all alike or most from the newest (``ranker.fold_decay``). The score that a candidate
+gets is the probability of its :mod:`xrec.ranking.calibration`.
 """
 
 from __future__ import annotations
