@@ -132,12 +132,10 @@ def auc_among_cold(root: Path, model: str, targets: pd.DataFrame, known: NDArray
         vectors_ID, wanted = np.stack(items["vector"].to_numpy()), targets.groupby("user_idx")["item_idx"].agg(list)
         for user, vector_D in users.items():
             allowed = ~np.isin(category, list(had.get(user, ())))
-            ordered, score_I = np.sort((vectors_ID @ vector_D)[allowed]), vectors_ID @ vector_D
-            mine = score_I[np.isin(items["idx"], wanted[user])]
-            below, above = (
-                np.searchsorted(ordered, mine, "left"),
-                len(ordered) - np.searchsorted(ordered, mine, "right"),
-            )
+            score_I = vectors_ID @ vector_D
+            ordered, mine = np.sort(score_I[allowed]), score_I[np.isin(items["idx"], wanted[user])]
+            below = np.searchsorted(ordered, mine, "left")
+            above = len(ordered) - np.searchsorted(ordered, mine, "right")
             found[model, user] = float(np.mean((1 + (below - above) / (len(ordered) - 1)) / 2))
     return pd.Series(found, pd.MultiIndex.from_tuples(list(found), names=["model", "user_idx"]), dtype=float)
 

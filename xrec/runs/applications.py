@@ -39,6 +39,9 @@ _SUBMITTED = "PYSPARK_GATEWAY_PORT"
 _POLL_SECONDS = 1.0
 _END_SECONDS = 20.0
 """Seconds that an application has to stop by itself."""
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent is gone."""
 
 
 def run_as_application(stage: StageInfo, context: StageContext, title: str, console: Console) -> None:
@@ -105,12 +108,8 @@ def run_beside_parent(command: Sequence[str], environment: Mapping[str, str]) ->
     )
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
 def _end_with_parent() -> None:
-    """In a new process: ask Linux to send it SIGTERM when its parent is gone, whatever it runs then (prctl(2))."""
+    """In a new process: ask Linux to send it SIGTERM when its parent is gone, whatever it runs by then."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
